@@ -76,7 +76,7 @@ def to_toml(sections: Mapping[str, Config]) -> str:
     lines: list[str] = []
     for name, config in sections.items():
         lines.append(f"[{name}]")
-        for key, value in json.loads(config.model_dump_json()).items():
+        for key, value in json.loads(config.model_dump_json(by_alias=True)).items():
             if value is not None:
                 lines.append(f"{key} = {_toml_value(value)}")
         lines.append("")
@@ -90,7 +90,7 @@ def describe(config_class: type[Config]) -> list[tuple[str, str, str, str]]:
         default = (
             "required" if field.is_required() else _toml_value(_plain(field.get_default(call_default_factory=True)))
         )
-        rows.append((key, _type_name(field), default, field.description or ""))
+        rows.append((field.alias or key, _type_name(field), default, field.description or ""))
     return rows
 
 
@@ -143,7 +143,7 @@ def _explain(error: ValidationError, config_class: type[Config], where: str) -> 
     key = ".".join(loc)
     if problem["type"] == "extra_forbidden":
         owner = _class_at(config_class, loc[:-1])
-        known = ", ".join(owner.model_fields) if owner else ""
+        known = ", ".join(field.alias or name for name, field in owner.model_fields.items()) if owner else ""
         return f"{where}: unknown key {key}; known here: {known}"
     given = problem.get("input")
     shown = json.dumps(given, ensure_ascii=False, default=str) if not isinstance(given, BaseModel) else "…"
@@ -163,11 +163,11 @@ def _class_at(config_class: type[Config], path: Sequence[str]) -> type[Config] |
 
 
 def _strip(config: Config) -> dict[str, Any]:
-    plain = json.loads(config.model_dump_json())
+    plain = json.loads(config.model_dump_json(by_alias=True))
     for key, field in type(config).model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("affects_result") is False:
-            del plain[key]
+            del plain[field.alias or key]
     return plain
 
 

@@ -1,0 +1,3 @@
+from congling.cli import main
+
+main()

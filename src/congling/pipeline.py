@@ -1,0 +1,129 @@
+"""The life of a model as a table of stages, and the one function that runs a stage.
+
+Data flows only through folders: a stage reads finished stages and writes its own folder (see docs/architecture.md).
+"""
+
+import contextlib
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from congling import artifact
+from congling.config import Config
+from congling.recipe import Recipe
+from congling.reporter import Reporter, duration, human
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A row of the table. ``function`` is imported only when the stage runs."""
+
+    name: str
+    function: str  # "module:function"
+    sections: tuple[str, ...]  # of the recipe, passed to the function in this order
+    inputs: tuple[str, ...]  # stages it always reads
+    user_files: str | None = None  # section.field of files that the user may give in place of the fetched ones
+    keep_old: bool = False  # a finished result with another key is set aside
+
+
+STAGES = (
+    StageSpec("fetch", "congling.corpus.fetch.run:run", ("fetch",), ()),
+    StageSpec("clean", "congling.clean.run:run", ("clean",), (), "clean.input"),
+    StageSpec("tokenizer", "congling.tokenizer.run:run", ("tokenizer",), ("clean",)),
+    StageSpec("tokenize", "congling.tokenizer.tokenize:run", ("tokenize",), ("clean", "tokenizer")),
+    StageSpec("pretrain", "congling.pretrain.run:run", ("model", "pretrain"), ("tokenize",), keep_old=True),
+    StageSpec("sft", "congling.finetune.run:run", ("sft",), ("pretrain",), "sft.input", keep_old=True),
+    StageSpec(
+        "evaluate", "congling.evaluate.run:run", ("evaluate",), ("tokenize", "pretrain", "sft"), "evaluate.questions"
+    ),
+)
+SPECS = {spec.name: spec for spec in STAGES}
+
+
+def stage_folder(recipe: Recipe, name: str) -> Path:
+    """Where the stage's result lies; fetched data sets are shared by all runs."""
+    if name == "fetch":
+        return Path(recipe.run.data) / recipe.fetch.dataset.replace("/", "--")
+    return Path(recipe.run.dir) / recipe.run.name / name
+
+
+def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
+    """Runs one stage unless it is already done; returns its manifest. Its inputs must be finished."""
+    spec = SPECS[name]
+    folder = stage_folder(recipe, name)
+    sections: dict[str, Config] = {s: getattr(recipe, s) for s in spec.sections}
+    raw = _user_files(recipe, spec)
+    inputs = {i: stage_folder(recipe, i) for i in spec.inputs}
+    if spec.user_files and not raw:
+        inputs["fetch"] = stage_folder(recipe, "fetch")
+    seed = 0 if name == "fetch" else recipe.run.seed
+    with artifact.stage(folder, name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (stage, summary):
+        if stage is None:
+            reporter.line(f"{name}: already done in {folder}")
+            return summary
+        reporter.line(f"{name}: {'goes on' if stage.resumed else 'begins'} in {folder}")
+        reset_peak_memory()
+        summary.update(_function(spec)(stage, reporter, *sections.values()))
+        summary["peak_memory"] = peak_memory()
+    manifest = artifact.read_manifest(folder)
+    memory = human(manifest["summary"]["peak_memory"])
+    reporter.line(f"{name}: done in {duration(manifest['seconds'])}, peak memory {memory}B")
+    return manifest
+
+
+def run_all(recipe: Recipe, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Runs the stages from ``run.from`` to ``run.to``; returns their manifests. Finished ones are skipped."""
+    names = [spec.name for spec in STAGES]
+    first, last = names.index(recipe.run.first), names.index(recipe.run.last)
+    if first > last:
+        raise ValueError(f"run.from = {recipe.run.first} comes after run.to = {recipe.run.last}")
+    wanted = names[first : last + 1]
+    if "fetch" in wanted and not _needs_fetch(recipe, wanted):
+        wanted.remove("fetch")
+    return {name: run_stage(recipe, name, reporter) for name in wanted}
+
+
+def _needs_fetch(recipe: Recipe, wanted: Sequence[str]) -> bool:
+    if list(wanted) == ["fetch"]:
+        return True
+    return any(SPECS[n].user_files and not _given_paths(recipe, SPECS[n]) for n in wanted)
+
+
+def _given_paths(recipe: Recipe, spec: StageSpec) -> tuple[str, ...]:
+    if spec.user_files is None:
+        return ()
+    section, _, key = spec.user_files.partition(".")
+    paths: tuple[str, ...] = getattr(getattr(recipe, section), key)
+    return paths
+
+
+def _user_files(recipe: Recipe, spec: StageSpec) -> dict[str, list[Path]]:
+    paths = _given_paths(recipe, spec)
+    if not paths:
+        return {}
+    from congling.corpus.readers import find_files
+
+    return {"files": find_files(paths)}
+
+
+def _function(spec: StageSpec) -> Any:
+    module, _, name = spec.function.partition(":")
+    return getattr(import_module(module), name)
+
+
+def reset_peak_memory() -> None:
+    """Makes ``peak_memory`` count from now on (Linux; elsewhere it counts from the start of the process)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Highest resident memory of this process, in bytes."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
