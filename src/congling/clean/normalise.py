@@ -1,0 +1,139 @@
+"""Normalisation: one way to write what looks or means the same, so that rules and duplicates see text, not noise.
+
+A kernel rewrites every document in one walk over its bytes; in the order of precedence, a character is
+
+* dropped when it is a control character (C0 but tab and newline, DEL, C1), invisible (zero-width, byte order mark, soft
+  hyphen, direction marks, U+FFFC) or garbled (U+FFFD, private use, noncharacters; counted for the rule ``garbled``);
+* a newline: ``\\r\\n``, ``\\r``, ``\\v``, ``\\f``, U+0085, U+2028, U+2029. White space at the end of a line is dropped, runs
+  of blank lines become one, those at both ends of the document none;
+* white space: exotic spaces (U+3000, U+00A0, U+2000 …) become a space; a run inside a line becomes one space, or one
+  tab when a tab is in it. At the start of a line it is dropped before non-ASCII text (the indent of a Chinese
+  paragraph) and kept, up to 32 characters, before ASCII (the indent of code or of a list);
+* ASCII, when it is a full-width letter or digit. Full-width punctuation stays;
+* dropped as a repetition: at most 3 of ``！？。，~`` and the like in a row, 2 of ``…``, 8 of ``.-=*_#—`` and the like.
+
+Only documents in which the kernel saw ``&…;``, ``<…>`` or a character that NFC may change go through Python (``_mend``),
+and through the kernel again, until nothing changes: the result is a fixed point (``normalise`` of it is itself).
+
+Not followed: NFKC (it would turn ，：！ into ASCII and ① into 1); page structure in HTML (tags go, boilerplate stays; a
+``>`` within an attribute ends its tag); joiners that emoji sequences, Arabic and Indic scripts need are dropped; mending
+mojibake; spaces between Chinese characters; traditional to simplified characters.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from html import unescape
+from html.entities import html5
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from congling.clean.characters import normalise_table
+from congling.clean.rewrite import HTML, NFC, rewrite
+from congling.corpus.documents import from_buffers, text_buffers
+
+# What was changed in a document: bit k of its mask is CHANGES[k].
+CHANGES = ("control", "invisible", "garbled", "newlines", "spaces", "blank_lines", "fullwidth", "punctuation")
+CHANGES += ("html", "unicode")
+_ROUNDS = 8  # of mending; text that has not settled then is nested beyond use and counts as garbled
+
+_ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_TAG = re.compile(r"<(!--|/?([A-Za-z][A-Za-z0-9]*)(?:[\s/][^<>]*)?>|![A-Za-z][^<>]*>)")
+_BREAKING = "address article aside blockquote br center dd div dl dt fieldset figure footer form h1 h2 h3 h4 h5 h6"
+_BREAKING += " head header hr html li main nav ol option p pre section table tbody thead title tr ul"
+_INLINE = "a abbr acronym b base big body button cite code col colgroup del em embed figcaption font i iframe img input"
+_INLINE += " ins label link map area mark meta noscript object param q s samp script select small source span strike"
+_INLINE += " strong style sub sup svg td textarea th tt u var video audio wbr"
+_TAGS = dict.fromkeys(_INLINE.split(), "") | dict.fromkeys(_BREAKING.split(), "\n") | {"td": " ", "th": " "}
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A normalised batch of N documents."""
+
+    text: pa.LargeStringArray  # [N]
+    changes: NDArray[np.uint16]  # [N], bits of CHANGES
+    garbled: NDArray[np.int64]  # [N], characters dropped as garbled
+    characters: NDArray[np.int64]  # [N], characters of the text as read, white space not counted
+
+
+def normalise(text: pa.Array, *, html: bool = True, fullwidth: bool = True) -> Normalised:
+    """Normalises a batch of strings; see the module for what is done."""
+    clean, changes, needs, counts = _rewrite(text, fullwidth)
+    allowed = np.uint16(NFC | (HTML if html else 0))
+    dirty = np.flatnonzero(needs & allowed)
+    if dirty.size:
+        mended = [clean[int(i)].as_py() for i in dirty]
+        for k, i in enumerate(dirty):
+            mended[k], done, settled = _settle(mended[k], int(needs[i] & allowed), int(allowed), fullwidth)
+            changes[i] |= done
+            if not settled:
+                counts[i, 0] = counts[i, 1]
+        where = np.arange(len(clean))
+        where[dirty] = len(clean) + np.arange(dirty.size)
+        clean = pa.concat_arrays([clean, pa.array(mended, pa.large_string())]).take(pa.array(where))
+    return Normalised(clean, changes, counts[:, 0], counts[:, 1])
+
+
+def _settle(text: str, needs: int, allowed: int, fullwidth: bool) -> tuple[str, int, bool]:
+    """Mends and rewrites one document until nothing changes; (text, changes, whether that point was reached)."""
+    changes = 0
+    for _ in range(_ROUNDS):
+        mended, done = _mend(text, needs)
+        if mended == text:
+            return text, changes, True
+        again, more, need, _counts = _rewrite(pa.array([mended], pa.large_string()), fullwidth)
+        text, changes, needs = again[0].as_py(), changes | done | int(more[0]), int(need[0]) & allowed
+    return text, changes, needs == 0 or _mend(text, needs)[0] == text
+
+
+def _mend(text: str, needs: int) -> tuple[str, int]:
+    """HTML remains and NFC, as far as ``needs`` asks for them; (text, bits of CHANGES)."""
+    done = 0
+    if needs & HTML:
+        plain = _ENTITY.sub(_decode_entity, _remove_tags(text))
+        done, text = (HTML, plain) if plain != text else (0, text)
+    if needs & NFC:
+        composed = unicodedata.normalize("NFC", text)
+        done, text = (done | NFC, composed) if composed != text else (done, text)
+    return text, done
+
+
+def _decode_entity(match: re.Match[str]) -> str:
+    name = match[1]
+    return unescape(match[0]) if name[0] == "#" else html5.get(name + ";", match[0])
+
+
+def _remove_tags(text: str) -> str:
+    """Drops comments, scripts, styles and known tags in one walk; unknown tags (``<T>``, ``<篇名>``) are text."""
+    pieces, start, unclosed = [], 0, set()
+    for match in _TAG.finditer(text):
+        if match.start() < start:
+            continue
+        name = (match[2] or "").lower()
+        if match[1][0] != "!" and name not in _TAGS:
+            continue
+        pieces += (text[start : match.start()], _TAGS.get(name, ""))
+        start = match.end()
+        closing = "-->" if match[1] == "!--" else f"</{name}" if name in ("script", "style") else ""
+        if closing and match[1][0] != "/" and closing not in unclosed:
+            found = text.find(closing, start)
+            if found >= 0:
+                start = found + len(closing) if closing == "-->" else found
+            else:
+                unclosed.add(closing)
+    return "".join([*pieces, text[start:]])
+
+
+def _rewrite(
+    text: pa.Array, fullwidth: bool
+) -> tuple[pa.LargeStringArray, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+    data, offsets = text_buffers(text)
+    out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
+    ends = np.zeros(len(offsets), np.int64)
+    changes, needs = np.zeros((2, len(text)), np.uint16)
+    counts = np.zeros((len(text), 2), np.int64)
+    rewrite(data, offsets, normalise_table(), fullwidth, out, ends, changes, needs, counts)
+    return from_buffers(out[: ends[-1]], ends), changes, needs, counts
