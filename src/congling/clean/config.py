@@ -11,7 +11,9 @@ class CleanConfig(Config):
     """
 
     input: tuple[str, ...] = option((), "files, folders or globs of raw text; empty: what `congling fetch` brought")
-    text_key: tuple[str, ...] = option(("text", "content"), "where the text is in a JSON object or table: the first there")
+    text_key: tuple[str, ...] = option(
+        ("text", "content"), "where the text is in a JSON object or table: the first there"
+    )
     encoding: str = option("utf-8", "of the input, for example gb18030")
     workers: int = option(0, "processes; 0: one a core", affects_result=False, ge=0, le=4096)
     shard_mb: int = option(256, "size of a corpus file, MB of text", ge=1, le=4096)

@@ -110,8 +110,11 @@ def _clean_batches(task: FileTask, counts: dict[str, Any]) -> Iterator[pa.Record
     )
     for batch in batches:
         yield _clean_batch(batch, config, counts)
-        yield from _take_rejects(unreadable, counts)
-    yield from _take_rejects(unreadable, counts)
+        if unreadable:
+            yield _reject_batch(unreadable, config, counts)
+            unreadable.clear()
+    if unreadable:
+        yield _reject_batch(unreadable, config, counts)
 
 
 def _clean_batch(batch: pa.RecordBatch, config: CleanConfig, counts: dict[str, Any]) -> pa.RecordBatch:
@@ -124,22 +127,30 @@ def _clean_batch(batch: pa.RecordBatch, config: CleanConfig, counts: dict[str, A
     _count(counts, batch["text"], text)
     for bit in range(len(CHANGES)):
         counts["changes"][bit] += int((normal.changes >> bit & 1).sum())
-    columns = [batch["id"], text, batch["source"], reasons, details]
-    return pa.record_batch(columns + _fingerprint_columns(text, batch["source"], reasons, config), schema=_PART)
+    return _part_batch([batch["id"], text, batch["source"], reasons, details], config)
 
 
-def _fingerprint_columns(text: pa.Array, source: pa.Array, reasons: pa.Array, config: CleanConfig) -> list[pa.Array]:
-    """The columns of _FINGERPRINT; zeros for documents that were dropped."""
+def _reject_batch(unreadable: list[Reject], config: CleanConfig, counts: dict[str, Any]) -> pa.RecordBatch:
+    """What the reader could not read."""
+    text = pa.array([r.text for r in unreadable], pa.large_string())
+    _count(counts, text, text)
+    sources = pa.array([f"{r.file.name}:{r.line}" for r in unreadable])
+    columns = [pa.array([getattr(r, name) for r in unreadable]) for name in ("id", "reason", "detail")]
+    return _part_batch([columns[0], text, sources, columns[1], columns[2]], config)
+
+
+def _part_batch(columns: list[pa.Array], config: CleanConfig) -> pa.RecordBatch:
+    """The columns of REJECTS and those of _FINGERPRINT, which are zeros for dropped documents."""
+    _, text, source, reasons, _ = columns
     stays = np.asarray(pc.equal(reasons, ""))
     prints = fingerprint(text.filter(pa.array(stays)), config.shingle)
     sources = source.dictionary_encode()
     of_source = np.array([xxhash.xxh3_64_intdigest(name) for name in sources.dictionary.to_pylist()], np.uint64)
     prints.hashes[:, 2] ^= of_source[np.asarray(sources.indices)[stays]]
-    values = (prints.characters, *prints.hashes.T, prints.signed)
-    columns = [_spread(value, stays) for value in values]
-    signatures = _spread(prints.signatures, stays)
-    flat = pa.FixedSizeBinaryArray.from_buffers(pa.binary(PERMUTATIONS), len(text), [None, pa.py_buffer(signatures)])
-    return [*map(pa.array, columns), flat]
+    values = [_spread(value, stays) for value in (prints.characters, *prints.hashes.T, prints.signed)]
+    flat = pa.py_buffer(_spread(prints.signatures, stays))
+    signatures = pa.FixedSizeBinaryArray.from_buffers(pa.binary(PERMUTATIONS), len(text), [None, flat])
+    return pa.record_batch([*columns, *map(pa.array, values), signatures], schema=_PART)
 
 
 def _spread(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
@@ -147,23 +158,6 @@ def _spread(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
     spread = np.zeros((len(where), *values.shape[1:]), values.dtype)
     spread[where] = values
     return spread
-
-
-def _take_rejects(unreadable: list[Reject], counts: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-    """What the reader could not read since the last batch."""
-    if not unreadable:
-        return
-    text = pa.array([r.text for r in unreadable], pa.large_string())
-    _count(counts, text, text)
-    rows = {
-        "id": [r.id for r in unreadable],
-        "text": text,
-        "source": [f"{r.file.name}:{r.line}" for r in unreadable],
-        "reason": [r.reason for r in unreadable],
-        "detail": [r.detail for r in unreadable],
-    }
-    unreadable.clear()
-    empty = fingerprint(pa.array([], pa.large_string()), 1)
 
 
 def _count(counts: dict[str, Any], raw: pa.Array, text: pa.Array) -> None:

@@ -144,7 +144,9 @@ def _ends_tag(out: Bytes, less: int, o: int) -> bool:
     """Whether the ``>`` to come at ``out[o]`` may end a tag or a comment."""
     if o >= 2 and out[o - 1] == 45 and out[o - 2] == 45:
         return True
-    return less >= 0 and less + 1 < o and (out[less + 1] == 47 or out[less + 1] == 33 or _is_name(out, less + 1, less + 2))
+    return (
+        less >= 0 and less + 1 < o and (out[less + 1] == 47 or out[less + 1] == 33 or _is_name(out, less + 1, less + 2))
+    )
 
 
 @njit(nogil=True, cache=True)

@@ -83,9 +83,7 @@ def _measure(data: Bytes, offsets: NDArray[np.int64], classes: Bytes, counts: ND
 
 
 @njit(nogil=True, cache=True)
-def _count(
-    data: Bytes, i: int, end: int, classes: Bytes, row: NDArray[np.int64], letters: NDArray[np.uint32]
-) -> int:
+def _count(data: Bytes, i: int, end: int, classes: Bytes, row: NDArray[np.int64], letters: NDArray[np.uint32]) -> int:
     """Adds the characters of each class to ``row``; fills ``letters`` and returns their number."""
     n = 0
     while i < end:

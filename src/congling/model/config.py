@@ -1,0 +1,84 @@
+"""Section ``[model]`` and the resolved architecture; the presets."""
+
+from typing import Any, Literal
+
+from congling.config import Config, option
+
+PositionMethod = Literal["distance_decay", "distance_decay_heads", "alibi", "rope", "none"]
+NormPlacement = Literal["pre", "post"]
+FeedForward = Literal["relu_relu", "relu2", "swiglu"]
+Preset = Literal["demo", "base-0.18b", "jerry-0.18b"]
+
+
+class Architecture(Config):
+    """Every dial of one transformer, resolved: what ``model.json`` of a model folder holds."""
+
+    vocab_size: int = option(..., "rows of the embedding", gt=0)
+    dim: int = option(..., "width of the residual stream", gt=0)
+    num_layers: int = option(..., "layers", gt=0)
+    num_heads: int = option(..., "attention heads", gt=0)
+    head_dim: int = option(..., "width of a head", gt=0, multiple_of=2)
+    ffn_dim: int = option(..., "inner width of the feed-forward", gt=0)
+    position: PositionMethod = option(..., "how attention knows distances")
+    norm: NormPlacement = option(..., "RMSNorm before each part (and at the end), or one after each layer")
+    qk_norm: bool = option(..., "RMS-normalise queries and keys")
+    affine: bool = option(..., "the seed's learned scalars 100·(x·value + bias) around each matrix")
+    talking_heads: bool = option(..., "mix the heads before and after the softmax")
+    feed_forward: FeedForward = option(..., "activation; relu_relu is the seed's, with a ReLU after the second matrix")
+    tie_embeddings: bool = option(..., "one matrix for embedding and head")
+    dropout: float = option(..., "share of activations dropped in training", ge=0, lt=1)
+
+
+_DEMO: dict[str, Any] = {
+    "dim": 256,
+    "num_layers": 6,
+    "num_heads": 4,
+    "head_dim": 64,
+    "ffn_dim": 1024,
+    "position": "distance_decay_heads",
+    "norm": "pre",
+    "qk_norm": False,
+    "affine": False,
+    "talking_heads": False,
+    "feed_forward": "relu2",
+    "tie_embeddings": True,
+    "dropout": 0.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": _DEMO,
+    # 0.18 B with 65,536 ids; to be settled by ablation (docs/log.md).
+    "base-0.18b": {
+        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 2048,
+        "qk_norm": True, "tie_embeddings": False,
+    },
+    # The seed's model: 768 → 1,536 projections, post-norm, affine scalars, talking heads, untied.
+    "jerry-0.18b": {
+        "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
+        "position": "distance_decay", "norm": "post", "qk_norm": False, "affine": True, "talking_heads": True,
+        "feed_forward": "relu_relu", "tie_embeddings": False, "dropout": 0.1,
+    },
+}  # fmt: skip
+
+
+class ModelConfig(Config):
+    """A preset, and what differs from it (a key left out is the preset's)."""
+
+    preset: Preset = option("demo", "the model to start from")
+    dim: int | None = option(None, "width of the residual stream", gt=0)
+    num_layers: int | None = option(None, "layers", gt=0)
+    num_heads: int | None = option(None, "attention heads", gt=0)
+    head_dim: int | None = option(None, "width of a head; even", gt=0, multiple_of=2)
+    ffn_dim: int | None = option(None, "inner width of the feed-forward", gt=0)
+    position: PositionMethod | None = option(None, "how attention knows distances")
+    norm: NormPlacement | None = option(None, "RMSNorm before each part, or after each layer")
+    qk_norm: bool | None = option(None, "RMS-normalise queries and keys")
+    affine: bool | None = option(None, "the seed's learned scalars around each matrix")
+    talking_heads: bool | None = option(None, "mix the heads before and after the softmax")
+    feed_forward: FeedForward | None = option(None, "activation of the feed-forward")
+    tie_embeddings: bool | None = option(None, "one matrix for embedding and head")
+    dropout: float | None = option(None, "share of activations dropped in training", ge=0, lt=1)
+
+    def resolve(self, vocab_size: int) -> Architecture:
+        """The preset with this section's changes, for a vocabulary of ``vocab_size`` ids."""
+        changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}
+        return Architecture(**{**PRESETS[self.preset], **changes, "vocab_size": vocab_size})

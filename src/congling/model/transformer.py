@@ -1,0 +1,147 @@
+"""The decoder: embedding, layers, head. One class for every preset; what differs is in ``Architecture``.
+
+Letters: B batch, T tokens, D model width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from congling.model.affine import Affine, ScaledLinear
+from congling.model.attention import Attention, LayerCache
+from congling.model.config import Architecture
+from congling.model.initialise import initialise
+from congling.model.loss import LinearCrossEntropy
+
+_EPS = 1e-6
+
+
+class RmsNorm(nn.Module):
+    """x / √(mean(x²) + 1e-6) · weight, over the last axis."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, _EPS)
+
+
+class FeedForward(nn.Module):
+    """Two matrices (three for SwiGLU) and an activation; ``relu_relu`` also rectifies the result (SEED §3.6)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = architecture
+        self.kind = a.feed_forward
+        self.up = ScaledLinear(a.dim, a.ffn_dim, a.affine)
+        self.gate = ScaledLinear(a.dim, a.ffn_dim, a.affine) if a.feed_forward == "swiglu" else None
+        self.down = ScaledLinear(a.ffn_dim, a.dim, a.affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is not None:
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        inner = F.relu(self.up(x))
+        if self.kind == "relu2":
+            return self.down(inner.square())
+        return F.relu(self.down(inner))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward on the residual stream, normed before each ("pre") or once after both ("post")."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        pre = architecture.norm == "pre"
+        self.attention = Attention(architecture)
+        self.feed_forward = FeedForward(architecture)
+        self.attention_norm = RmsNorm(architecture.dim) if pre else None
+        self.feed_forward_norm = RmsNorm(architecture.dim) if pre else None
+        self.norm = None if pre else RmsNorm(architecture.dim)
+        self.dropout = nn.Dropout(architecture.dropout)
+
+    def forward(self, x: Tensor, blocked: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """x: [B, T, D]."""
+        y = x if self.attention_norm is None else self.attention_norm(x)
+        # The seed drops out twice around attention (SEED §3.5); elsewhere dropout is 0 and this costs nothing.
+        x = x + self.dropout(self.dropout(self.attention(y, blocked, cache)))
+        y = x if self.feed_forward_norm is None else self.feed_forward_norm(x)
+        x = x + self.dropout(self.feed_forward(y))
+        return x if self.norm is None else self.norm(x)
+
+
+@dataclass
+class Cache:
+    """What decoding remembers of one request or batch; it belongs to the caller, the model keeps nothing."""
+
+    layers: list[LayerCache]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+
+class Transformer(nn.Module):
+    """Decoder-only transformer. Parameters are float32; run it under autocast for bf16."""
+
+    def __init__(self, architecture: Architecture, seed: int = 0) -> None:
+        super().__init__()
+        self.architecture = a = architecture
+        self.embedding = nn.Parameter(torch.empty(a.vocab_size, a.dim))
+        self.embedding_affine = Affine(a.dim**0.5) if a.affine else None
+        self.layers = nn.ModuleList(Layer(a) for _ in range(a.num_layers))
+        self.norm = RmsNorm(a.dim) if a.norm == "pre" else None
+        self.head = None if a.tie_embeddings else nn.Parameter(torch.empty(a.vocab_size, a.dim))
+        self.head_affine = Affine() if a.affine else None
+        initialise(self, seed)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
+        """Hidden states [B, T, D] of ids [B, T].
+
+        cache: ids go on where it ends, and are added to it. documents: [B, T] numbers; a token attends only to tokens
+        with its own number (packed rows; not together with a cache).
+        """
+        x = F.embedding(ids, self.embedding)  # [B, T, D]
+        if self.embedding_affine is not None:
+            x = self.embedding_affine(x)
+        blocked = None
+        if documents is not None:
+            blocked = (documents[:, :, None] != documents[:, None, :])[:, None]  # [B, 1, T, T]
+        for number, layer in enumerate(self.layers):
+            x = layer(x, blocked, cache.layers[number] if cache is not None else None)
+        return x if self.norm is None else self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [..., V] in float32 of hidden states [..., D]."""
+        z = F.linear(hidden, self.embedding if self.head is None else self.head).float()
+        return z if self.head_affine is None else self.head_affine(z)
+
+    def loss(self, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, int]:
+        """(sum of nats over the targets that are not IGNORE, their number); ids and targets: [B, T]."""
+        hidden = self(ids, documents=documents).flatten(0, 1)  # [B·T, D]
+        if self.head_affine is not None:  # its bias shifts all logits alike: no loss sees it
+            hidden = hidden * (100 * self.head_affine.value)
+        targets = targets.flatten()
+        total = LinearCrossEntropy.apply(hidden, self.embedding if self.head is None else self.head, targets)
+        return total, int((targets >= 0).sum())
+
+    def new_cache(self, batch_size: int, max_len: int) -> Cache:
+        """An empty cache for ``batch_size`` rows of at most ``max_len`` tokens."""
+        a = self.architecture
+        shape = batch_size, a.num_heads, max_len, a.head_dim
+        like = self.embedding
+        return Cache([LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in range(a.num_layers)])
+
+    def parameter_roles(self) -> dict[str, str]:
+        """For the optimizer, by name: "embedding", "head", "heads" (q/k/v: [H·K, D]), "matrix", or "scalar"."""
+        return {name: _role(name, parameter) for name, parameter in self.named_parameters()}
+
+
+def _role(name: str, parameter: nn.Parameter) -> str:
+    if name in ("embedding", "head"):
+        return name
+    if name.endswith(("query.weight", "key.weight", "value.weight")):
+        return "heads"
+    return "matrix" if name.endswith((".out.weight", ".up.weight", ".gate.weight", ".down.weight")) else "scalar"
