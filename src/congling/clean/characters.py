@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,8 +23,7 @@ _NEWLINES = "\n\r\v\f\x85\u2028\u2029"
 _INVISIBLE = "\xad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\ufeff\ufffc"
 _INVISIBLE_RANGES = ((0x202A, 0x202F), (0x2060, 0x2070), (0xFFF9, 0xFFFC), (0xE0000, 0xE0080))
 _GARBLED_RANGES = ((0xD800, 0xF900), (0xFDD0, 0xFDF0), (0xFFFD, 0x10000), (0xF0000, CODE_POINTS))
-_HAN_RANGES = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
-_HAN_RANGES += ((0x3005, 0x3008),)  # 々〆〇
+_HAN_RANGES = ((0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))  # 々〆〇 too
 
 
 @cache
@@ -64,7 +64,7 @@ def class_table() -> Bytes:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def decode(data: Bytes, i: int, end: int) -> tuple[int, int]:
+def decode(data: Bytes, i: int, end: int) -> tuple[Any, int]:
     """(code point, length in bytes) of the UTF-8 character at ``data[i]``; U+FFFD and 1 where it is cut off."""
     a = np.int64(data[i])
     if a < 0x80:

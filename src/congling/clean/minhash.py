@@ -1,10 +1,10 @@
 """Fingerprints of documents: what tells that two are the same text, or nearly.
 
 Exact: a 128-bit hash of the letters (see statistics: no white space, no punctuation, ASCII in lower case).
-Near: MinHash (Broder 1997) of the set of shingles, runs of k letters: 128 functions h ↦ a·h + b mod 2^32 of one strong hash
-h, of each the smallest value over the shingles. Two sets agree in a function with probability J, their Jaccard
-similarity. Of each minimum 8 bits are kept (b-bit MinHash, Li & König 2010): 128 bytes a document, and J is estimated as
-(m − 1/256) / (1 − 1/256) from the share m of equal bytes, with a standard error of √(J(1−J)/128): 0.035 at 0.8.
+Near: MinHash (Broder 1997) of the set of shingles, runs of k letters: 128 functions h ↦ a·h + b mod 2^32 of one strong
+hash h, of each the smallest value over the shingles. Two sets agree in a function with probability J, their Jaccard
+similarity. Of each minimum 8 bits are kept (b-bit MinHash, Li & König 2010): 128 bytes a document, and J is estimated
+as (m − 1/256) / (1 − 1/256) from the share m of equal bytes, with a standard error of √(J(1−J)/128): 0.035 at 0.8.
 Not followed: a·h + b modulo a prime; multiplication modulo 2^32 is 16 lanes wide and as good on mixed hashes.
 """
 

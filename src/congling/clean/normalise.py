@@ -4,20 +4,20 @@ A kernel rewrites every document in one walk over its bytes; in the order of pre
 
 * dropped when it is a control character (C0 but tab and newline, DEL, C1), invisible (zero-width, byte order mark, soft
   hyphen, direction marks, U+FFFC) or garbled (U+FFFD, private use, noncharacters; counted for the rule ``garbled``);
-* a newline: ``\\r\\n``, ``\\r``, ``\\v``, ``\\f``, U+0085, U+2028, U+2029. White space at the end of a line is dropped, runs
-  of blank lines become one, those at both ends of the document none;
+* a newline: ``\\r\\n``, ``\\r``, ``\\v``, ``\\f``, U+0085, U+2028, U+2029. White space at the end of a line is dropped,
+  runs of blank lines become one, those at both ends of the document none;
 * white space: exotic spaces (U+3000, U+00A0, U+2000 …) become a space; a run inside a line becomes one space, or one
   tab when a tab is in it. At the start of a line it is dropped before non-ASCII text (the indent of a Chinese
   paragraph) and kept, up to 32 characters, before ASCII (the indent of code or of a list);
 * ASCII, when it is a full-width letter or digit. Full-width punctuation stays;
 * dropped as a repetition: at most 3 of ``！？。，~`` and the like in a row, 2 of ``…``, 8 of ``.-=*_#—`` and the like.
 
-Only documents in which the kernel saw ``&…;``, ``<…>`` or a character that NFC may change go through Python (``_mend``),
-and through the kernel again, until nothing changes: the result is a fixed point (``normalise`` of it is itself).
+Only documents in which the kernel saw ``&…;``, ``<…>`` or a character that NFC may change go through Python
+(``_mend``), and through the kernel again, until nothing changes: ``normalise`` of the result is the result.
 
 Not followed: NFKC (it would turn ，：！ into ASCII and ① into 1); page structure in HTML (tags go, boilerplate stays; a
-``>`` within an attribute ends its tag); joiners that emoji sequences, Arabic and Indic scripts need are dropped; mending
-mojibake; spaces between Chinese characters; traditional to simplified characters.
+``>`` within an attribute ends its tag; escaped tags go as well); joiners that emoji sequences, Arabic and Indic scripts
+need are dropped; mending mojibake; spaces between Chinese characters; traditional to simplified characters.
 """
 
 import re
@@ -35,8 +35,8 @@ from congling.clean.rewrite import HTML, NFC, rewrite
 from congling.corpus.documents import from_buffers, text_buffers
 
 # What was changed in a document: bit k of its mask is CHANGES[k].
-CHANGES = ("control", "invisible", "garbled", "newlines", "spaces", "blank_lines", "fullwidth", "punctuation")
-CHANGES += ("html", "unicode")
+CHANGES: tuple[str, ...] = ("control", "invisible", "garbled", "newlines", "spaces", "blank_lines", "fullwidth")
+CHANGES += ("punctuation", "html", "unicode")
 _ROUNDS = 8  # of mending; text that has not settled then is nested beyond use and counts as garbled
 
 _ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -108,7 +108,8 @@ def _decode_entity(match: re.Match[str]) -> str:
 
 def _remove_tags(text: str) -> str:
     """Drops comments, scripts, styles and known tags in one walk; unknown tags (``<T>``, ``<篇名>``) are text."""
-    pieces, start, unclosed = [], 0, set()
+    pieces: list[str] = []
+    start, unclosed = 0, set[str]()
     for match in _TAG.finditer(text):
         if match.start() < start:
             continue

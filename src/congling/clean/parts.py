@@ -145,7 +145,9 @@ def _part_batch(columns: list[pa.Array], config: CleanConfig) -> pa.RecordBatch:
     stays = np.asarray(pc.equal(reasons, ""))
     prints = fingerprint(text.filter(pa.array(stays)), config.shingle)
     sources = source.dictionary_encode()
-    of_source = np.array([xxhash.xxh3_64_intdigest(name) for name in sources.dictionary.to_pylist()], np.uint64)
+    of_source = np.array(
+        [xxhash.xxh3_64_intdigest(name.encode()) for name in sources.dictionary.to_pylist()], np.uint64
+    )
     prints.hashes[:, 2] ^= of_source[np.asarray(sources.indices)[stays]]
     values = [_spread(value, stays) for value in (prints.characters, *prints.hashes.T, prints.signed)]
     flat = pa.py_buffer(_spread(prints.signatures, stays))

@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from congling.clean.characters import COMPOSES, CONTROL, FULLWIDTH, GARBLED, INVISIBLE, MARKUP, NEWLINE, PLAIN
-from congling.clean.characters import REPEAT2, REPEAT3, SPACE, Bytes, decode
+from congling.clean import characters as ch
+from congling.clean.characters import Bytes, decode
 
 # Bits of what was changed (in the order of normalise.CHANGES), and of what Python should look at.
 _CONTROL, _INVISIBLE, _GARBLED, _NEWLINES, _SPACES, _BLANK_LINES, _FULLWIDTH, _PUNCTUATION, HTML, NFC = [
@@ -57,7 +57,7 @@ def _rewrite_one(
     while i < end:
         code, size = decode(data, i, end)
         kind = table[code]
-        if kind < PLAIN:
+        if kind < ch.PLAIN:
             before = o
             i, o, more, lost = _white_space(data, i, end, table, fullwidth, out, o, o == start)
             changed |= more
@@ -66,15 +66,15 @@ def _rewrite_one(
             continue
         i += size
         read += 1
-        if kind == FULLWIDTH and fullwidth:
+        if kind == ch.FULLWIDTH and fullwidth:
             code, size = code - 0xFEE0, 1
             changed |= _FULLWIDTH
-        elif kind == COMPOSES:
+        elif kind == ch.COMPOSES:
             need |= NFC
-        if kind >= REPEAT2:
+        if kind >= ch.REPEAT2:
             run = run + 1 if code == last else 1
             last = code
-            if run > (2 if kind == REPEAT2 else 3 if kind == REPEAT3 else 8):
+            if run > (2 if kind == ch.REPEAT2 else 3 if kind == ch.REPEAT3 else 8):
                 changed |= _PUNCTUATION
                 continue
         else:
@@ -84,7 +84,7 @@ def _rewrite_one(
         else:
             for k in range(size):
                 out[o + k] = data[i - size + k]
-        if kind == MARKUP:
+        if kind == ch.MARKUP:
             amp, less = (o, less) if code == 38 else (amp, o) if code == 60 else (amp, less)
             need |= HTML if code == 62 and _ends_tag(out, less, o) else 0
         elif code == 59 and amp >= 0 and _is_name(out, amp + 1, o):
@@ -105,7 +105,7 @@ def _white_space(
     while i < end:
         code, size = decode(data, i, end)
         kind = table[code]
-        if kind == NEWLINE:
+        if kind == ch.NEWLINE:
             size = 2 if code == 13 and i + 1 < end and data[i + 1] == 10 else size
             changed |= (_NEWLINES if code != 10 else 0) | (_SPACES if o > line else 0)
             o = line
@@ -116,21 +116,21 @@ def _white_space(
                 changed |= _BLANK_LINES
             newlines += 1
             line = o
-        elif kind == SPACE:
+        elif kind == ch.SPACE:
             plain = code == 32 or code == 9
             out[o] = code if plain else 32
             changed |= 0 if plain else _SPACES
             o += 1
-        elif kind < PLAIN:
-            changed |= _CONTROL if kind == CONTROL else _INVISIBLE if kind == INVISIBLE else _GARBLED
-            garbled += 1 if kind == GARBLED else 0
+        elif kind < ch.PLAIN:
+            changed |= _CONTROL if kind == ch.CONTROL else _INVISIBLE if kind == ch.INVISIBLE else _GARBLED
+            garbled += 1 if kind == ch.GARBLED else 0
         else:
             break
         i += size
     if i >= end:
         return i, begin, changed | (_SPACES if o > line else 0) | (_BLANK_LINES if line > begin else 0), garbled
     if newlines > 0:
-        ascii_next = code < 0x80 or (fullwidth and table[code] == FULLWIDTH)
+        ascii_next = code < 0x80 or (fullwidth and table[code] == ch.FULLWIDTH)
         keep = min(o - line, _INDENT) if ascii_next else 0
     else:
         keep = min(o - line, 1)

@@ -5,6 +5,7 @@ The order of ``RULES`` is the order of the funnel: a document is dropped for the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,11 +98,11 @@ def judge(text: Normalised, counts: Statistics, config: CleanConfig) -> list[tup
     return verdicts
 
 
-def _below(what: str, values: NDArray[np.generic], limit: float) -> Finding:
+def _below(what: str, values: NDArray[Any], limit: float) -> Finding:
     return Finding(what, values.astype(np.float64), limit, values < limit)
 
 
-def _above(what: str, values: NDArray[np.generic], limit: float) -> Finding:
+def _above(what: str, values: NDArray[Any], limit: float) -> Finding:
     return Finding(what, values.astype(np.float64), limit, values > limit)
 
 

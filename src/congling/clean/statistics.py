@@ -1,10 +1,10 @@
 """What the rules measure, of a whole batch at once: character classes, repeated lines, repeated n-grams.
 
-Repetition follows Rae et al. 2021 (Gopher, arXiv:2112.11446, table A1) with characters for words: the share of letters in
-10-grams that came before, and of the most frequent pair. Not followed: its ladder of n-grams of 2 to 10 words (in
-5-grams of characters, sound statutes repeat 57 % and articles with English words more; in 10-grams 37 %, and a text
-that is there twice 50 %) and its counts of paragraphs. A "letter" is any character that is neither white space nor
-punctuation, ASCII in lower case; repetition looks at the first 50,000 of a document.
+Repetition follows Rae et al. 2021 (Gopher, arXiv:2112.11446, table A1) with characters for words: the share of letters
+in 10-grams that came before, and of the most frequent pair. Not followed: its ladder of n-grams of 2 to 10 words (in
+5-grams of characters, sound statutes repeat up to 57 % and articles with English words more; in 10-grams up to 37 %,
+and a text that is there twice 50 %) and its counts of paragraphs. A "letter" is any character that is neither white
+space nor punctuation, ASCII in lower case; repetition looks at the first 50,000 of a document.
 """
 
 from dataclasses import dataclass
