@@ -25,11 +25,11 @@ class CleanConfig(Config):
     min_chars: int = option(10, "fewest characters, white space not counted", ge=1)
     max_chars: int = option(1_000_000, "most characters, white space not counted", ge=1)
     min_cjk: float = option(0.2, "least share of Chinese characters", ge=0, le=1)
-    max_ascii: float = option(0.6, "largest share of ASCII letters", ge=0, le=1)
+    max_ascii: float = option(0.7, "largest share of ASCII letters", ge=0, le=1)
     max_punctuation: float = option(0.4, "largest share of punctuation", ge=0, le=1)
     max_repeated_lines: float = option(0.3, "largest share of characters in lines that came before", ge=0, le=1)
     max_repetition: float = option(0.45, "largest share of letters in runs of 10 that came before", ge=0, le=1)
-    max_top_pair: float = option(0.4, "largest share of letters in the most frequent pair of letters", ge=0, le=1)
+    max_repeated_pair: float = option(0.4, "largest share of letters in repeats of one pair of letters", ge=0, le=1)
 
     jaccard: float = option(0.8, "texts whose shingle sets are at least this alike are near-duplicates", ge=0.3, le=1)
     shingle: int = option(5, "characters of a shingle", ge=2, le=32)

@@ -46,6 +46,7 @@ _BREAKING += " head header hr html li main nav ol option p pre section table tbo
 _INLINE = "a abbr acronym b base big body button cite code col colgroup del em embed figcaption font i iframe img input"
 _INLINE += " ins label link map area mark meta noscript object param q s samp script select small source span strike"
 _INLINE += " strong style sub sup svg td textarea th tt u var video audio wbr"
+_HIDDEN = ("script", "style")  # elements whose content is no text
 _TAGS = dict.fromkeys(_INLINE.split(), "") | dict.fromkeys(_BREAKING.split(), "\n") | {"td": " ", "th": " "}
 
 
@@ -111,20 +112,17 @@ def _remove_tags(text: str) -> str:
     pieces: list[str] = []
     start, unclosed = 0, set[str]()
     for match in _TAG.finditer(text):
-        if match.start() < start:
-            continue
         name = (match[2] or "").lower()
-        if match[1][0] != "!" and name not in _TAGS:
+        if match.start() < start or (match[1][0] != "!" and name not in _TAGS):
             continue
+        closing = "-->" if match[1] == "!--" else f"</{match[2]}" if match[1].lower().startswith(_HIDDEN) else ""
+        end = text.find(closing, match.end()) if closing and closing not in unclosed else -1
+        if closing and end < 0:
+            unclosed.add(closing)
+            if closing == "-->":
+                continue
         pieces += (text[start : match.start()], _TAGS.get(name, ""))
-        start = match.end()
-        closing = "-->" if match[1] == "!--" else f"</{name}" if name in ("script", "style") else ""
-        if closing and match[1][0] != "/" and closing not in unclosed:
-            found = text.find(closing, start)
-            if found >= 0:
-                start = found + len(closing) if closing == "-->" else found
-            else:
-                unclosed.add(closing)
+        start = match.end() if end < 0 else end + 3 if closing == "-->" else end
     return "".join([*pieces, text[start:]])
 
 

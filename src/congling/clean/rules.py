@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from congling.clean.config import CleanConfig
 from congling.clean.normalise import Normalised
-from congling.clean.statistics import Statistics
+from congling.clean.statistics import PAIR_SAMPLE, Statistics
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def repetition(text: Normalised, counts: Statistics, config: CleanConfig) -> Fin
 
 
 def repeated_pair(text: Normalised, counts: Statistics, config: CleanConfig) -> Finding:
-    # 哈哈哈 holds two pairs in three letters: overlapping pairs could make more than all.
-    share = np.minimum(_share(2 * counts.top_pair, counts.letters), 1)
-    return _above("top pair share", share, config.max_top_pair)
+    # Pairs overlap in 哈哈哈: their letters could be more than all.
+    share = np.minimum(_share(2 * counts.pair_repeats, np.minimum(counts.letters, PAIR_SAMPLE)), 1)
+    return _above("repeated pair share", share, config.max_repeated_pair)
 
 
 RULES: tuple[Rule, ...] = (

@@ -19,7 +19,7 @@ from congling.corpus.documents import text_buffers
 
 GRAM = 10
 _SAMPLE = 50_000  # letters of a document whose n-grams are looked at
-_BIGRAMS = 4096  # counters; colliding pairs add up, which is nothing at that number
+PAIR_SAMPLE = 4096  # letters whose pairs are counted
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
@@ -35,7 +35,7 @@ class Statistics:
     repeated_lines: NDArray[np.int64]  # characters in lines that came before
     letters: NDArray[np.int64]  # looked at for repetition
     repeated_letters: NDArray[np.int64]  # in 10-grams that came before
-    top_pair: NDArray[np.int64]  # times the most frequent pair of letters occurs
+    pair_repeats: NDArray[np.int64]  # times the most frequent pair of letters occurs again, of the first PAIR_SAMPLE
 
 
 def measure(text: pa.Array) -> Statistics:
@@ -72,14 +72,14 @@ def _measure(data: Bytes, offsets: NDArray[np.int64], classes: Bytes, counts: ND
     letters = np.empty(min(longest, _SAMPLE), np.uint32)
     grams = np.empty(len(letters), np.uint32)
     seen = np.empty(_power_of_two(2 * len(letters)), np.uint32)
-    pairs = np.empty(_BIGRAMS, np.int32)
+    keys, times = np.empty(2 * PAIR_SAMPLE, np.uint64), np.empty(2 * PAIR_SAMPLE, np.int64)
     for d in range(len(counts)):
         begin, end, row = offsets[d], offsets[d + 1], counts[d]
         n = _count(data, begin, end, classes, row, letters)
         row[6] = _repeated_lines(data, begin, end)
         row[7] = n
         row[8] = _repeated_letters(grams, hash_grams(letters, n, GRAM, grams), seen)
-        row[9] = _top_pair(letters, n, pairs)
+        row[9] = _pair_repeats(letters, min(n, PAIR_SAMPLE), keys, times)
 
 
 @njit(nogil=True, cache=True)
@@ -142,17 +142,20 @@ def _repeated_letters(grams: NDArray[np.uint32], count: int, table: NDArray[np.u
 
 
 @njit(nogil=True, cache=True)
-def _top_pair(letters: NDArray[np.uint32], n: int, table: NDArray[np.int32]) -> int:
-    """How often the most frequent pair of letters occurs."""
-    size = min(_power_of_two(4 * n), len(table))
-    pairs, top = table[:size], 0
-    pairs[:] = 0
+def _pair_repeats(letters: NDArray[np.uint32], n: int, keys: NDArray[np.uint64], times: NDArray[np.int64]) -> int:
+    """How often the most frequent pair of ``n`` letters occurs again."""
+    size = _power_of_two(2 * n)
+    mask, most = size - 1, 0
+    keys[:size] = 0
     for i in range(1, n):
-        mixed = (np.uint64(letters[i - 1]) << np.uint64(32) | np.uint64(letters[i])) * _PRIME
-        slot = np.int64((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(20)) & (size - 1)
-        pairs[slot] += 1
-        top = max(top, pairs[slot])
-    return top
+        key = np.uint64(letters[i - 1]) << np.uint64(32) | np.uint64(letters[i])
+        slot = np.int64((key * _PRIME) >> np.uint64(40)) & mask
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + 1) & mask
+        times[slot] = times[slot] + 1 if keys[slot] == key else 0
+        keys[slot] = key
+        most = max(most, times[slot])
+    return most
 
 
 @njit(nogil=True, cache=True)

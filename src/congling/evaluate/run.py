@@ -8,6 +8,7 @@ mean F1 of character bigrams between answer and reference, and the share of Chin
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def bigram_f1(answer: str, reference: str) -> float:
     """F1 of the two multisets of character bigrams, 0–1; equal texts give 1, even when shorter than two characters."""
     if answer == reference:
         return 1.0
-    ours, theirs = (Counter(zip(text, text[1:], strict=False)) for text in (answer, reference))
+    ours, theirs = (Counter(pairwise(text)) for text in (answer, reference))
     shared = (ours & theirs).total()
     return 2 * shared / max(ours.total() + theirs.total(), 1)
 

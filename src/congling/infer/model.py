@@ -40,10 +40,9 @@ class Model:
         manifest = artifact.read_manifest(folder) if (folder / artifact.MANIFEST).exists() else None
         tuned = manifest is None or manifest["stage"] in _TUNED
         tokenizer = Tokenizer.load(folder / VOCABULARY)
-        if tokenizer.vocab_size != transformer.architecture.vocab_size:
-            raise artifact.ArtifactError(
-                f"{folder}: {VOCABULARY} has {tokenizer.vocab_size} ids, the model {transformer.architecture.vocab_size}"
-            )
+        rows = transformer.architecture.vocab_size
+        if tokenizer.vocab_size != rows:
+            raise artifact.ArtifactError(f"{folder}: {VOCABULARY} has {tokenizer.vocab_size} ids, the model {rows}")
         return cls(transformer, tokenizer, tuned, "-".join(folder.resolve().parts[-2:]))
 
     @torch.inference_mode()

@@ -1,0 +1,55 @@
+"""Stage ``sft``: base model and dialogues → chat model. The loop is the one of pretraining."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from congling.artifact import Stage
+from congling.corpus.readers import find_files
+from congling.finetune.config import SftConfig
+from congling.finetune.data import PackedDialogues, load_dialogues, valid_batches
+from congling.infer.config import SampleConfig
+from congling.infer.model import Model
+from congling.model.folder import VOCABULARY, load_model, save_model
+from congling.reporter import Metrics, Reporter
+from congling.tokenizer.tokenizer import Tokenizer
+from congling.train.checkpoint import Checkpoints
+from congling.train.loop import Job, Trainer
+
+
+def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
+    """Tunes the base model on dialogues; leaves a model folder and its checkpoints."""
+    if len(config.lengths) != 1:
+        raise ValueError(f"sft.lengths = {list(config.lengths)}: one length, that of the packed rows")
+    base, row_len = stage.inputs["pretrain"], config.lengths[0]
+    tokenizer = Tokenizer.load(base / VOCABULARY)
+    dialogues = load_dialogues(_files(stage, config), tokenizer, row_len, config.valid_share)
+    source = PackedDialogues(dialogues.train, row_len, stage.seed, tokenizer.pad_id)
+    reporter.line(f"sft: {len(dialogues.train)} dialogues in {source.num_rows} rows of {row_len} tokens")
+    model = load_model(base, "cuda" if torch.cuda.is_available() else "cpu")
+    writer = Model(model, tokenizer)
+    sampling = SampleConfig(temperature=0.3, max_tokens=config.sample_tokens, seed=stage.seed)
+    job = Job(
+        model=model,
+        source=source,
+        config=config,
+        checkpoints=Checkpoints(stage.path / "checkpoints", source.fingerprint, config.keep_checkpoints),
+        reporter=reporter,
+        metrics=Metrics(stage.metrics),
+        token_bytes=tokenizer.token_bytes,
+        valid=lambda: valid_batches(dialogues.valid, row_len, tokenizer.pad_id, config.valid_tokens),
+        sample=lambda prompt: writer.chat([{"role": "user", "content": prompt}], sampling),
+        label="sft",
+        seed=stage.seed,
+    )
+    summary = Trainer(job).run()
+    save_model(stage.path, model, base / VOCABULARY)
+    counts = {"dialogues": len(dialogues.train), "held_out": len(dialogues.valid)}
+    return {**summary, **counts, "cut": dialogues.cut, "empty": dialogues.empty}
+
+
+def _files(stage: Stage, config: SftConfig) -> list[Path]:
+    if config.input:
+        return find_files(config.input)
+    return find_files([str(stage.inputs["fetch"] / "dialogues")])

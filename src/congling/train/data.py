@@ -1,0 +1,83 @@
+"""The order of the data: a pure function of the seed and of the number of tokens trained on.
+
+The token stream is cut into blocks as long as the longest sequence; a keyed permutation orders the blocks of an
+epoch. Token position p of the training lies in block p // block_len of that order, at p % block_len. A sequence of
+length L (a divisor of block_len) that begins at position p is therefore known without any state: resuming is exact
+whatever the batch, the length or the number of workers was before.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from congling.corpus.tokens import TokenDataset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids and targets [B, T] int64 (target IGNORE: not learned); documents [B, T] for packed rows, else None."""
+
+    ids: Tensor
+    targets: Tensor
+    documents: Tensor | None = None
+
+
+class BatchSource(Protocol):
+    """Where batches come from; ``fingerprint`` names the data, so that a checkpoint refuses other data."""
+
+    fingerprint: str
+
+    def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
+        """The ``num_rows`` sequences that begin ``position`` tokens into the training."""
+        ...
+
+
+class TokenWindows:
+    """Windows of a token stream, each token once an epoch. Raises ValueError when it has no whole block."""
+
+    def __init__(self, dataset: TokenDataset, block_len: int, seed: int) -> None:
+        self._dataset, self._block_len, self._seed = dataset, block_len, seed
+        self._num_blocks = (dataset.total - 1) // block_len  # a window needs one token more, for the last target
+        if self._num_blocks < 1:
+            raise ValueError(
+                f"{dataset.folder}: {dataset.total} {dataset.split} tokens are too few for one sequence of "
+                f"{block_len}; clean more text, or set shorter lengths"
+            )
+        self.fingerprint = dataset.fingerprint
+
+    def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
+        windows = np.stack([self._window(position + row * seq_len, seq_len) for row in range(num_rows)])
+        both = torch.from_numpy(windows.astype(np.int64))  # [B, T + 1]
+        return Batch(both[:, :-1].contiguous(), both[:, 1:].contiguous())
+
+    def _window(self, position: int, seq_len: int) -> NDArray[np.unsignedinteger]:
+        block, offset = divmod(position, self._block_len)
+        epoch, index = divmod(block, self._num_blocks)
+        start = permute(index, self._num_blocks, f"{self._seed}/{epoch}") * self._block_len + offset
+        return self._dataset.read(start, seq_len + 1)
+
+
+def permute(index: int, size: int, key: str) -> int:
+    """The ``index``-th element of a keyed permutation of 0 … size − 1, without building it.
+
+    A four-round Feistel network on the next power of four; results outside are sent through again ("cycle walking",
+    Black & Rogaway 2002), which keeps it a permutation. Raises AssertionError for an index outside.
+    """
+    assert 0 <= index < size
+    half = max(1, ((size - 1).bit_length() + 1) // 2)  # bits
+    while True:
+        left, right = index >> half, index & ((1 << half) - 1)
+        for number in range(4):
+            left, right = right, left ^ (_round(f"{key}/{number}/{right}") & ((1 << half) - 1))
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def _round(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
