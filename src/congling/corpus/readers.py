@@ -67,6 +67,24 @@ def read_documents(
         yield from _read_objects(items, unit, text_key, batch_bytes, faults)
 
 
+def read_objects(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON or JSON-lines file, or the rows of a Parquet file. Raises ReadError."""
+    path = Path(path)
+    form = _form(path)
+    if form == ".parquet":
+        with pq.ParquetFile(path) as parquet:
+            for batch in parquet.iter_batches(1024):
+                yield from batch.to_pylist()
+        return
+    blocks = read_blocks(path)
+    groups, unit = _json_items(path, blocks) if form == ".json" else (_line_items(blocks), "line")
+    faults = Faults(path)
+    for id, item in enumerate(itertools.chain.from_iterable(groups)):
+        row = _parse(item, id, unit, faults)
+        assert row is not None  # a broken one has raised
+        yield row
+
+
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +101,7 @@ def _expand(path: str | Path) -> list[Path]:
     if not glob.has_magic(str(path)):
         raise ReadError(f"{path}: no such file or folder")
     matches = [Path(m) for m in glob.glob(str(path), recursive=True)]
-    found = [m for m in matches if m.is_file() and _known(m)]
+    found = [m for m in matches if m.is_file() and is_known(m)]
     if not found:
         raise ReadError(f"{path}: matches {'no input files' if matches else 'nothing'}")
     return found
@@ -97,11 +115,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             file = Path(parent, name)
-            if not name.startswith(".") and _known(file):
+            if not name.startswith(".") and is_known(file):
                 yield file
 
 
-def _known(path: Path) -> bool:
+def is_known(path: Path) -> bool:
+    """Whether the name of the file is that of a form that ``read_documents`` reads."""
     suffixes = [s.lower() for s in path.suffixes[-2:]]
     return suffixes[-1:] == [".parquet"] or (
         bool(suffixes) and suffixes[-2 if suffixes[-1] in COMPRESSED and len(suffixes) > 1 else -1] in FORMATS
@@ -109,7 +128,7 @@ def _known(path: Path) -> bool:
 
 
 def _form(path: Path) -> str:
-    if not _known(path):
+    if not is_known(path):
         raise ReadError(f"{path}: not a known kind of file; known are {', '.join(FORMATS)} (.gz .zst .xz)")
     compressed = path.suffix.lower() in COMPRESSED
     return Path(path.stem if compressed else path.name).suffix.lower()

@@ -48,7 +48,7 @@ class TokenWriter:
             raise ValueError(f"token ids {int(ids.min())} … {int(ids.max())} do not fit {self.dtype}")
         first = 0
         while first < len(offsets) - 1:
-            room = self.shard_tokens - self._length
+            room = max(0, self.shard_tokens - self._length)  # documents of no tokens always fit
             last = int(np.searchsorted(offsets, offsets[first] + room, "right")) - 1
             if last <= first:  # not even one document fits
                 if self._length:
@@ -160,7 +160,9 @@ def _load_offsets(file: Path) -> NDArray[np.int64]:
 
 def _id_width(file: Path, offsets: NDArray[np.int64]) -> int:
     size, length = file.stat().st_size, int(offsets[-1])
+    if size == length == 0:
+        raise ValueError(f"{file}: holds documents but no tokens; run the tokenize stage on other text")
     for width in _WIDTHS:
-        if length and size == width * length:
+        if size == width * length:
             return width
     raise ValueError(f"{file}: damaged, {size} bytes for {length} tokens; run the tokenize stage again")
