@@ -23,7 +23,7 @@ from congling.reporter import Reporter
 NEWS = """迈向/v  新/a  世纪/n
 江/nr  泽民/nr
 [中国/ns  国际/n  广播/vn  电台/n]nt  今天/t  报道/v  ，/w  新/a  的/u  一/m  年/q  里/f  ，/w  \
-我国/n  的/u  经济/n  建设/vn  将/d  继续/v  向前/v  发展/v  ，/w  人民/n  的/u  生活/vn  水平/n  将/d  不断/d  提高/v  。/w
+我国/n  的/u  经济/n  将/d  继续/v  向前/v  发展/v  ，/w  人民/n  的/u  生活/vn  水平/n  将/d  不断/d  提高/v  。/w
 
 谢谢/v  ！/w
 北京/ns  举行/v  音乐会/n  （/w  附/v  图片/n  １/m  张/q  ）/w

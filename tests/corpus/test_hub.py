@@ -47,10 +47,7 @@ class Hub(BaseHTTPRequestHandler):
         if "/owner/set" not in path:
             return self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"}, head)
         if path.startswith("/api/datasets/owner/set/tree/"):
-            rows = [
-                {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
-                for n, d in FILES.items()
-            ]
+            rows = [file_row(name, data) for name, data in FILES.items()]
             return self.reply(200, json.dumps(rows).encode(), {"Content-Type": "application/json"}, head)
         if path.startswith("/api/datasets/owner/set"):
             body = json.dumps({"id": "owner/set", "sha": REVISION, "siblings": []}).encode()

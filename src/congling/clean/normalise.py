@@ -63,31 +63,31 @@ class Normalised:
 def normalise(text: pa.Array, *, html: bool = True, fullwidth: bool = True) -> Normalised:
     """Normalises a batch of strings; see the module for what is done."""
     clean, changes, needs, counts = _rewrite(text, fullwidth)
-    allowed = np.uint16(NFC | (HTML if html else 0))
-    dirty = np.flatnonzero(needs & allowed)
-    if dirty.size:
-        mended = [clean[int(i)].as_py() for i in dirty]
-        for k, i in enumerate(dirty):
-            mended[k], done, settled = _settle(mended[k], int(needs[i] & allowed), int(allowed), fullwidth)
-            changes[i] |= done
-            if not settled:
-                counts[i, 0] = counts[i, 1]
+    needs &= np.uint16(NFC | (HTML if html else 0))
+    dirty = np.flatnonzero(needs)
+    texts = {int(i): clean[int(i)].as_py() for i in dirty}
+    pending = list(texts)
+    for _ in range(_ROUNDS):
+        pending = [i for i in pending if _mend_in_place(texts, changes, i, int(needs[i]))]
+        if not pending:
+            break
+        again, more, need, _counts = _rewrite(pa.array([texts[i] for i in pending], pa.large_string()), fullwidth)
+        texts.update(zip(pending, again.to_pylist(), strict=True))
+        changes[pending] |= more
+        needs[pending] &= need
+    counts[pending, 0] = counts[pending, 1]
+    if texts:
         where = np.arange(len(clean))
-        where[dirty] = len(clean) + np.arange(dirty.size)
-        clean = pa.concat_arrays([clean, pa.array(mended, pa.large_string())]).take(pa.array(where))
+        where[dirty] = len(clean) + np.arange(len(texts))
+        clean = pa.concat_arrays([clean, pa.array(texts.values(), pa.large_string())]).take(pa.array(where))
     return Normalised(clean, changes, counts[:, 0], counts[:, 1])
 
 
-def _settle(text: str, needs: int, allowed: int, fullwidth: bool) -> tuple[str, int, bool]:
-    """Mends and rewrites one document until nothing changes; (text, changes, whether that point was reached)."""
-    changes = 0
-    for _ in range(_ROUNDS):
-        mended, done = _mend(text, needs)
-        if mended == text:
-            return text, changes, True
-        again, more, need, _counts = _rewrite(pa.array([mended], pa.large_string()), fullwidth)
-        text, changes, needs = again[0].as_py(), changes | done | int(more[0]), int(need[0]) & allowed
-    return text, changes, needs == 0 or _mend(text, needs)[0] == text
+def _mend_in_place(texts: dict[int, str], changes: NDArray[np.uint16], i: int, needs: int) -> bool:
+    """Mends document ``i``; False when that changed nothing, and it is done."""
+    texts[i], done = _mend(texts[i], needs)
+    changes[i] |= done
+    return done != 0
 
 
 def _mend(text: str, needs: int) -> tuple[str, int]:

@@ -32,6 +32,7 @@ FAULTS = (
     "not a JSON array",
 )
 _NEWLINE, _SEPARATOR, _NO_OBJECT, _TRAILING, _CUT_OFF, _TOO_LONG, _NO_ARRAY = range(1, 8)
+_UNEXPECTED = (_NO_ARRAY, _NO_OBJECT, _NO_OBJECT, _SEPARATOR, _TRAILING)  # byte, by mode
 
 
 class Item(NamedTuple):
@@ -40,6 +41,14 @@ class Item(NamedTuple):
     raw: memoryview
     line: int
     fault: int
+
+
+@njit(nogil=True, cache=True)
+def _skip_text(data: NDArray[np.uint8], at: int) -> int:
+    """The next quote, backslash or line break from ``at`` on, or the end of ``data``."""
+    while at < len(data) and data[at] != 0x22 and data[at] != 0x5C and data[at] != 0x0A:
+        at += 1
+    return at
 
 
 @njit(nogil=True, cache=True)
@@ -53,13 +62,10 @@ def _scan(data: NDArray[np.uint8], at: int, state: NDArray[np.int64], items: NDA
     while at < len(data):
         byte = data[at]
         if mode == _STRING:
-            while byte != 0x22 and byte != 0x5C and byte != 0x0A:  # quote, backslash, line break
-                at += 1
-                if at == len(data):
-                    break
-                byte = data[at]
+            at = _skip_text(data, at)
             if at == len(data):
                 break
+            byte = data[at]
             if byte == 0x22:
                 mode = _ITEM
             elif byte == 0x5C:
@@ -100,9 +106,7 @@ def _scan(data: NDArray[np.uint8], at: int, state: NDArray[np.int64], items: NDA
         elif mode in (_LOST, _LINE_START):
             mode = _LOST
         else:
-            fault = _SEPARATOR if mode == _AFTER else _TRAILING if mode == _END else _NO_OBJECT
-            if mode == _BEFORE:
-                fault = _NO_ARRAY
+            fault = _UNEXPECTED[mode]
             mode, start, item_line = _LOST, at, line
         if byte == 0x0A:
             line += 1

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, overload
 import torch
 from torch import Tensor
 
-from congling import artifact, chat
+from congling import artifact
+from congling.chat import Message, render
 from congling.infer.config import SampleConfig
 from congling.infer.engine import generate
 from congling.infer.stream import StreamDecoder
@@ -63,17 +64,17 @@ class Model:
 
     @overload
     def chat(
-        self, messages: Sequence[chat.Message], sampling: SampleConfig | None = None, stream: Literal[False] = False
+        self, messages: Sequence[Message], sampling: SampleConfig | None = None, stream: Literal[False] = False
     ) -> str: ...
     @overload
     def chat(
-        self, messages: Sequence[chat.Message], sampling: SampleConfig | None = None, *, stream: Literal[True]
+        self, messages: Sequence[Message], sampling: SampleConfig | None = None, *, stream: Literal[True]
     ) -> Iterator[str]: ...
     def chat(
-        self, messages: Sequence[chat.Message], sampling: SampleConfig | None = None, stream: bool = False
+        self, messages: Sequence[Message], sampling: SampleConfig | None = None, stream: bool = False
     ) -> str | Iterator[str]:
         """The assistant's next message after ``messages`` ({"role", "content"} each). Raises ValueError."""
-        prompt, _ = chat.render(messages, self.tokenizer, generation_prompt=True)
+        prompt, _ = render(messages, self.tokenizer, generation_prompt=True)
         pieces = self._pieces([self.tokenizer.end_id, *prompt], sampling or SampleConfig())
         return pieces if stream else "".join(pieces)
 
