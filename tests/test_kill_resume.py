@@ -61,7 +61,10 @@ def child(overrides: list[str], stage: str, kill_at: int, after: bool, milliseco
 def run(overrides, stage, counter, kill_at=0, after=False, milliseconds=None) -> int | None:
     process = _CONTEXT.Process(target=child, args=(overrides, stage, kill_at, after, milliseconds, str(counter)))
     process.start()
-    process.join()
+    process.join(120)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"{stage} did not end within 120 seconds")
     return process.exitcode
 
 

@@ -199,8 +199,11 @@ def _explain_os_error(error: OSError) -> str:
 
 def _application() -> typer.Typer:
     settings: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "no_args_is_help": True}
+    settings["pretty_exceptions_enable"] = False
     application = typer.Typer(help=__doc__.splitlines()[0] if __doc__ else None, **settings)
-    application.callback(help="从零: from a raw Chinese crawl to a chatting language model of your own.")(_root)
+    application.callback(
+        invoke_without_command=True, help="从零: from a raw Chinese crawl to a chatting language model of your own."
+    )(_root)
     groups: dict[str, typer.Typer] = {}
     for command in COMMANDS:
         group, _, name = command.name.rpartition(" ")

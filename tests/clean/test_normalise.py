@@ -32,6 +32,7 @@ CASES = [
     ("vector<int> <篇名> 1<2>1", "vector<int> <篇名> 1<2>1", set()),
     ("&amp;amp;lt;br&amp;gt;x", "x", {"html", "blank_lines"}),
     ("cafe\u0301 \uf900 か\u3099", "café 豈 が", {"unicode"}),
+    ("e&#x301;", "é", {"html", "unicode"}),
     ("", "", set()),
     (" \n　", "", {"spaces", "blank_lines"}),
 ]
@@ -108,7 +109,7 @@ TEXT = st.lists(
             [*"你好ab1 \t\n\r　Ａ９！。…-~.<>&;/#\xa0\u200b\ufeff\ue000\u0301\u1161\uf900\x00\x85\u2028é😀"]
         ),
         st.sampled_from(
-            ["<br>", "</b>", "<!--", "-->", "&nbsp;", "&lt;", "&amp;", "&#x1F600;", "<script>", "！！", "  "]
+            ["<br>", "</b>", "<!--", "-->", "&nbsp;", "&lt;", "&amp;", "&#x1F600;", "&#x301;", "<script>", "！！", "  "]
         ),
         st.characters(exclude_categories=["Cs"]),
     ),

@@ -61,7 +61,7 @@ def _rows(path, prefix):
 
 def test_counts_add_up_and_rejects_hold_every_dropped_document(raw, tmp_path):
     out = tmp_path / "out"
-    summary = _run(out, CleanConfig(input=(str(raw),), workers=1))
+    summary = _run(out, CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
     corpus, rejects = _rows(out, "corpus"), _rows(out, "rejects")
     assert [row["id"] for row in corpus] == list(range(len(corpus)))
     assert [row["id"] for row in rejects] == list(range(len(rejects)))
@@ -84,7 +84,7 @@ def test_counts_add_up_and_rejects_hold_every_dropped_document(raw, tmp_path):
 
 def test_rejects_say_what_was_measured(raw, tmp_path):
     out = tmp_path / "out"
-    _run(out, CleanConfig(input=(str(raw),), workers=1))
+    _run(out, CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
     corpus = _rows(out, "corpus")
     rejects = {row["reason"]: row for row in _rows(out, "rejects")}
     assert rejects["too_short"]["detail"] in ("characters 1 < 10", "characters 6 < 10")
@@ -100,8 +100,8 @@ def test_rejects_say_what_was_measured(raw, tmp_path):
 
 
 def test_same_bytes_whatever_the_workers(raw, tmp_path):
-    one = _run(tmp_path / "one", CleanConfig(input=(str(raw),), workers=1))
-    two = _run(tmp_path / "two", CleanConfig(input=(str(raw),), workers=2))
+    one = _run(tmp_path / "one", CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
+    two = _run(tmp_path / "two", CleanConfig(input=(str(raw),), bad_records="reject", workers=2))
     assert one == two
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
 
@@ -113,7 +113,7 @@ def test_same_documents_whatever_the_order_of_files(raw, tmp_path):
         folder.mkdir()
         for old, new in enumerate(order):
             (folder / f"{new}.jsonl").write_bytes((raw / f"{old}.jsonl").read_bytes())
-        _run(tmp_path / f"out{order}", CleanConfig(input=(str(folder),), workers=1))
+        _run(tmp_path / f"out{order}", CleanConfig(input=(str(folder),), bad_records="reject", workers=1))
         kept.append([row["text"] for row in _rows(tmp_path / f"out{order}", "corpus")])
     assert kept[0] != kept[1]
     assert sorted(kept[0]) == sorted(kept[1])
@@ -130,7 +130,7 @@ def test_same_documents_whatever_the_order_of_files(raw, tmp_path):
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(raw, tmp_path, monkeypatch, owner, name, call, finished):
     """Stops at a call in each pass; whole parts are not made again, and the end is that of an unbroken run."""
-    config = CleanConfig(input=(str(raw),), workers=1)
+    config = CleanConfig(input=(str(raw),), bad_records="reject", workers=1)
     whole = _run(tmp_path / "whole", config)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -177,3 +177,9 @@ def test_nothing_left_is_one_clear_line(tmp_path):
     (tmp_path / "b.txt").write_text("")
     with pytest.raises(ValueError, match="no documents in 1 input files"):
         _run(tmp_path / "out2", CleanConfig(input=(str(tmp_path / "b.txt"),), workers=1))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_record_stops_with_its_place_unless_rejects_are_wanted(raw, tmp_path, workers):
+    with pytest.raises(ValueError, match=r"2\.jsonl:4: broken JSON"):
+        _run(tmp_path / "out", CleanConfig(input=(str(raw),), workers=workers))

@@ -1,5 +1,7 @@
 """The ``[clean]`` section."""
 
+from typing import Literal
+
 from congling.config import Config, option
 
 
@@ -15,6 +17,9 @@ class CleanConfig(Config):
         ("text", "content"), "where the text is in a JSON object or table: the first there"
     )
     encoding: str = option("utf-8", "of the input, for example gb18030")
+    bad_records: Literal["stop", "reject"] = option(
+        "stop", "broken JSON, wrong encoding: stop with file and line, or list them among the rejects"
+    )
     workers: int = option(0, "processes; 0: one a core", affects_result=False, ge=0, le=4096)
     shard_mb: int = option(256, "size of a corpus file, MB of text", ge=1, le=4096)
 

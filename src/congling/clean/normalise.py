@@ -63,7 +63,8 @@ class Normalised:
 def normalise(text: pa.Array, *, html: bool = True, fullwidth: bool = True) -> Normalised:
     """Normalises a batch of strings; see the module for what is done."""
     clean, changes, needs, counts = _rewrite(text, fullwidth)
-    needs &= np.uint16(NFC | (HTML if html else 0))
+    allowed = np.uint16(NFC | (HTML if html else 0))
+    needs &= allowed
     dirty = np.flatnonzero(needs)
     texts = {int(i): clean[int(i)].as_py() for i in dirty}
     pending = list(texts)
@@ -74,7 +75,7 @@ def normalise(text: pa.Array, *, html: bool = True, fullwidth: bool = True) -> N
         again, more, need, _counts = _rewrite(pa.array([texts[i] for i in pending], pa.large_string()), fullwidth)
         texts.update(zip(pending, again.to_pylist(), strict=True))
         changes[pending] |= more
-        needs[pending] &= need
+        needs[pending] = need & allowed
     counts[pending, 0] = counts[pending, 1]
     if texts:
         where = np.arange(len(clean))

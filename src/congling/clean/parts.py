@@ -105,10 +105,8 @@ def _read_fingerprints(part: Path) -> Fingerprints:
 
 def _clean_batches(task: FileTask, counts: dict[str, Any]) -> Iterator[pa.RecordBatch]:
     config, unreadable = task.config, list[Reject]()
-    batches = read_documents(
-        task.source, text_key=config.text_key, encoding=config.encoding, on_reject=unreadable.append
-    )
-    for batch in batches:
+    on_reject = unreadable.append if config.bad_records == "reject" else None
+    for batch in read_documents(task.source, text_key=config.text_key, encoding=config.encoding, on_reject=on_reject):
         yield _clean_batch(batch, config, counts)
         if unreadable:
             yield _reject_batch(unreadable, config, counts)
