@@ -84,12 +84,9 @@ def _scan(data: NDArray[np.uint8], at: int, state: NDArray[np.int64], items: NDA
                     count += 1
                     mode, start = _AFTER, -1
         elif mode == _ESCAPE:
-            mode = _STRING
-            if byte == 0x0A:
-                mode, fault = _LINE_START, _NEWLINE
+            mode, fault = (_LINE_START, _NEWLINE) if byte == 0x0A else (_STRING, fault)
         elif byte == 0x0A:
-            if mode == _LOST:
-                mode = _LINE_START
+            mode = _LINE_START if mode == _LOST else mode
         elif byte == 0x20 or byte == 0x09 or byte == 0x0D:
             pass
         elif byte == 0x7B and mode in (_FIRST, _NEXT, _LINE_START):

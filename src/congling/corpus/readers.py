@@ -42,7 +42,7 @@ def read_documents(
     *,
     text_key: Sequence[str] = TEXT_KEYS,
     encoding: str = "utf-8",
-    batch_bytes: int = 16 << 20,
+    batch_bytes: int = 4 << 20,
     on_reject: Callable[[Reject], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The documents of one file as batches of SCHEMA with about ``batch_bytes`` of input each.
@@ -240,7 +240,7 @@ def _read_objects(
     texts: list[str] = []
     sources: list[str] = []
     ids: list[int] = []
-    size = id = without_text = 0
+    size = id = found = without_text = 0
     name = faults.path.name
     for group in groups:
         for item in group:
@@ -253,6 +253,7 @@ def _read_objects(
                     sources.append(source if isinstance(source, str) else name)
                     ids.append(id)
                     size += len(item.raw)
+                    found += 1
                 else:
                     without_text += 1
                     faults.report(item.line, id, bytes(item.raw), "no_text", _no_text(row, keys), unit)
@@ -260,10 +261,9 @@ def _read_objects(
         if size >= batch_bytes:
             yield make_batch(texts, sources, ids)
             texts, sources, ids, size = [], [], [], 0
-            without_text = -1  # some had text: the key is right
     if texts:
         yield make_batch(texts, sources, ids)
-    elif without_text == id > 0:
+    if without_text and not found:
         raise ReadError(f"{faults.path}: none of its {id} objects has text under {_either(keys)}; give text_key=…")
 
 

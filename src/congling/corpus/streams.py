@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 
 import pyarrow as pa
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 256 << 10
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from congling.corpus.tokens import TokenDataset
 from congling.model.loss import IGNORE
 from congling.model.transformer import Transformer
-from congling.train.data import Batch
+from congling.train.data import Batch, windows_batch
 from congling.train.precision import autocast
 
 
@@ -58,19 +58,23 @@ def count_bytes(batch: Batch, sizes: torch.Tensor) -> int:
     return int((sizes[batch.targets.clamp(min=0)] * (batch.targets != IGNORE)).sum())
 
 
-def windows(dataset: TokenDataset, seq_len: int, max_tokens: int, num_rows: int = 16) -> Iterator[Batch]:
-    """Consecutive windows from the start, about ``max_tokens`` tokens. Raises ValueError if there is not one."""
+def windows(
+    dataset: TokenDataset, seq_len: int, max_tokens: int, end_id: int | None = None, num_rows: int = 16
+) -> Iterator[Batch]:
+    """Consecutive windows from the start, about ``max_tokens`` tokens; ``end_id`` as in ``TokenWindows``.
+
+    Raises ValueError, when called, if there is not one.
+    """
     available = min((dataset.total - 1) // seq_len, max(max_tokens // seq_len, 1))
     if available < 1:
         raise ValueError(
             f"{dataset.folder}: {dataset.total} held-out tokens are too few for one window of {seq_len}; "
             "raise tokenize.valid_fraction"
         )
-    for first in range(0, available, num_rows):
-        rows = range(first, min(first + num_rows, available))
-        read = np.stack([dataset.read(row * seq_len, seq_len + 1) for row in rows]).astype(np.int64)
-        both = torch.from_numpy(read)  # [B, T + 1]
-        yield Batch(both[:, :-1].contiguous(), both[:, 1:].contiguous())
+    return (
+        windows_batch(np.stack([dataset.read(row * seq_len, seq_len + 1) for row in rows]), end_id)
+        for rows in (range(n, min(n + num_rows, available)) for n in range(0, available, num_rows))
+    )
 
 
 def bits_per_byte(

@@ -20,13 +20,18 @@ from congling.train.loop import Job, Trainer
 
 def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
     """Tunes the base model on dialogues; leaves a model folder and its checkpoints."""
-    if len(config.lengths) != 1:
-        raise ValueError(f"sft.lengths = {list(config.lengths)}: one length, that of the packed rows")
     base, row_len = stage.inputs["pretrain"], config.lengths[0]
     tokenizer = Tokenizer.load(base / VOCABULARY)
     dialogues = load_dialogues(_files(stage, config), tokenizer, row_len, config.valid_share)
     source = PackedDialogues(dialogues.train, row_len, stage.seed, tokenizer.pad_id)
-    reporter.line(f"sft: {len(dialogues.train)} dialogues in {source.num_rows} rows of {row_len} tokens")
+    epoch_tokens = source.num_rows * row_len
+    if config.epochs is not None:
+        config = config.model_copy(update={"tokens": max(round(config.epochs * epoch_tokens), 1)})
+    reporter.line(
+        f"sft: {len(dialogues.train)} dialogues in {source.num_rows} rows of {row_len} tokens, "
+        f"{config.tokens / epoch_tokens:.2f} epochs; cut {dialogues.cut}, left out {dialogues.too_long} too long "
+        f"and {dialogues.silent} without assistant text"
+    )
     model = load_model(base, "cuda" if torch.cuda.is_available() else "cpu")
     writer = Model(model, tokenizer)
     sampling = SampleConfig(temperature=0.3, max_tokens=config.sample_tokens, seed=stage.seed)
@@ -45,8 +50,15 @@ def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
     )
     summary = Trainer(job).run()
     save_model(stage.path, model, base / VOCABULARY)
-    counts = {"dialogues": len(dialogues.train), "held_out": len(dialogues.valid)}
-    return {**summary, **counts, "cut": dialogues.cut, "empty": dialogues.empty}
+    return {
+        **summary,
+        "epochs": config.tokens / epoch_tokens,
+        "dialogues": len(dialogues.train),
+        "held_out": len(dialogues.valid),
+        "cut": dialogues.cut,
+        "too_long": dialogues.too_long,
+        "silent": dialogues.silent,
+    }
 
 
 def _files(stage: Stage, config: SftConfig) -> list[Path]:

@@ -11,5 +11,6 @@ class SampleConfig(Config):
     top_p: float = option(0.9, "only the likeliest tokens that together have this probability", gt=0, le=1)
     repetition_penalty: float = option(0.6, "taken off the logit of each token each time it occurs; 0: none", ge=0)
     repetition_decay: float = option(0.98, "factor on all penalties each step", ge=0, le=1)
-    max_tokens: int = option(256, "length of an answer, in tokens", gt=0)
+    max_tokens: int = option(256, "longest answer, in tokens", gt=0)
+    max_context: int = option(2048, "prompt and answer together, in tokens; a chat forgets its oldest turns", gt=1)
     seed: int = option(0, "the same request and seed give the same text", ge=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from congling import artifact
 from congling.chat import Message, render
 from congling.infer.config import SampleConfig
-from congling.infer.engine import generate
+from congling.infer.engine import generate, generate_batch
 from congling.infer.stream import StreamDecoder
 from congling.model.folder import VOCABULARY, load_model
 from congling.model.transformer import Transformer
@@ -74,15 +74,31 @@ class Model:
         self, messages: Sequence[Message], sampling: SampleConfig | None = None, stream: bool = False
     ) -> str | Iterator[str]:
         """The assistant's next message after ``messages`` ({"role", "content"} each). Raises ValueError."""
-        prompt, _ = render(messages, self.tokenizer, generation_prompt=True)
-        pieces = self._pieces([self.tokenizer.end_id, *prompt], sampling or SampleConfig())
+        pieces = self._pieces(self._chat_prompt(messages), sampling or SampleConfig())
         return pieces if stream else "".join(pieces)
 
+    def chat_batch(
+        self, dialogues: Sequence[Sequence[Message]], sampling: SampleConfig | None = None, batch_size: int = 32
+    ) -> list[str]:
+        """``chat`` for many dialogues at once, several times as fast; all with the same settings and seed."""
+        prompts = [self._chat_prompt(messages) for messages in dialogues]
+        answers = generate_batch(self.transformer, prompts, sampling or SampleConfig(), self._stop_ids(), batch_size)
+        return [self.tokenizer.decode(answer) for answer in answers]
+
+    def _chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        return [self.tokenizer.end_id, *render(messages, self.tokenizer, generation_prompt=True)[0]]
+
+    def _stop_ids(self) -> set[int]:
+        return {self.tokenizer.end_id, self.tokenizer.im_start_id, self.tokenizer.im_end_id}
+
     def _pieces(self, prompt: list[int], sampling: SampleConfig) -> Iterator[str]:
-        decoder = StreamDecoder(self.tokenizer)
-        stops = {self.tokenizer.end_id, self.tokenizer.im_start_id, self.tokenizer.im_end_id}
-        for token in generate(self.transformer, prompt, sampling, stops):
-            if piece := decoder.push(token):
-                yield piece
-        if rest := decoder.finish():
-            yield rest
+        tokens = generate(self.transformer, prompt, sampling, self._stop_ids())  # a bad prompt is an error here and now
+        return _text(tokens, StreamDecoder(self.tokenizer))
+
+
+def _text(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
+    for token in tokens:
+        if piece := decoder.push(token):
+            yield piece
+    if rest := decoder.finish():
+        yield rest

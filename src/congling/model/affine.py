@@ -1,4 +1,6 @@
-"""The seed's affine scalars: A(x) = 100·(x·value + bias), two learned numbers around a matrix."""
+"""The seed's affine scalars, A(x) = 100·(x·value + bias): two learned numbers before or behind a matrix."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +17,21 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.empty(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 100 * (x * self.value.to(x.dtype) + self.bias.to(x.dtype))
+        return torch.addcmul(100 * self.bias.to(x.dtype), x, 100 * self.value.to(x.dtype))
 
 
 class ScaledLinear(nn.Module):
-    """A matrix without bias, [out, in], and the seed's affine scalars behind it where they are wanted."""
+    """A matrix without bias, [out, in], and where they are wanted the affine scalars: A(Wx), or W·A(x)."""
 
-    def __init__(self, in_features: int, out_features: int, affine: bool) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, affine: bool, place: Literal["before", "behind"] = "behind"
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.affine = Affine() if affine else None
+        self._before = place == "before"
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight)
-        return y if self.affine is None else self.affine(y)
+        if self.affine is None:
+            return F.linear(x, self.weight)
+        return F.linear(self.affine(x), self.weight) if self._before else self.affine(F.linear(x, self.weight))

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from congling.config import Config, option
+from congling.config import Config, ConfigError, option
 
 PositionMethod = Literal["distance_decay", "distance_decay_heads", "alibi", "rope", "none"]
 NormPlacement = Literal["pre", "post"]
@@ -27,6 +27,7 @@ class Architecture(Config):
     feed_forward: FeedForward = option(..., "activation; relu_relu is the seed's, with a ReLU after the second matrix")
     tie_embeddings: bool = option(..., "one matrix for embedding and head")
     dropout: float = option(..., "share of activations dropped in training", ge=0, lt=1)
+    logit_softcap: float = option(..., "c in c·tanh(logit/c); 0: off", ge=0)
 
 
 _DEMO: dict[str, Any] = {
@@ -43,19 +44,20 @@ _DEMO: dict[str, Any] = {
     "feed_forward": "relu2",
     "tie_embeddings": True,
     "dropout": 0.0,
+    "logit_softcap": 0.0,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": _DEMO,
     # 0.18 B with 65,536 ids; to be settled by ablation (docs/log.md).
     "base-0.18b": {
-        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 2048,
+        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
         "qk_norm": True, "tie_embeddings": False,
     },
     # The seed's model: 768 → 1,536 projections, post-norm, affine scalars, talking heads, untied.
     "jerry-0.18b": {
         "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
         "position": "distance_decay", "norm": "post", "qk_norm": False, "affine": True, "talking_heads": True,
-        "feed_forward": "relu_relu", "tie_embeddings": False, "dropout": 0.1,
+        "feed_forward": "relu_relu", "tie_embeddings": False, "dropout": 0.1, "logit_softcap": 0.0,
     },
 }  # fmt: skip
 
@@ -77,8 +79,14 @@ class ModelConfig(Config):
     feed_forward: FeedForward | None = option(None, "activation of the feed-forward")
     tie_embeddings: bool | None = option(None, "one matrix for embedding and head")
     dropout: float | None = option(None, "share of activations dropped in training", ge=0, lt=1)
+    logit_softcap: float | None = option(None, "c in c·tanh(logit/c), which bounds the logits; 0: off", ge=0)
 
     def resolve(self, vocab_size: int) -> Architecture:
-        """The preset with this section's changes, for a vocabulary of ``vocab_size`` ids."""
+        """The preset with this section's changes, for a vocabulary of ``vocab_size`` ids. Raises ConfigError."""
         changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}
-        return Architecture(**{**PRESETS[self.preset], **changes, "vocab_size": vocab_size})
+        architecture = Architecture(**{**PRESETS[self.preset], **changes, "vocab_size": vocab_size})
+        if (
+            architecture.affine and architecture.logit_softcap
+        ):  # the loss leaves out the head's bias: a cap would see it
+            raise ConfigError(f"model.logit_softcap = {architecture.logit_softcap}: must be 0 together with affine")
+        return architecture

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 
 from congling import artifact
 from congling.artifact import ArtifactError
@@ -32,31 +32,43 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
 
     Raises ArtifactError when files are missing, damaged, or do not belong together.
     """
-    if not (folder / ARCHITECTURE).is_file():
-        inner = sorted(str(p.parent) for p in folder.glob(f"*/{ARCHITECTURE}"))
-        hint = f"; models in it: {', '.join(inner)}" if inner else ""
-        raise ArtifactError(f"{folder}: no model folder (no {ARCHITECTURE}){hint}")
-    if (folder / artifact.MANIFEST).exists():
-        artifact.verify(folder, artifact.read_manifest(folder), [ARCHITECTURE, WEIGHTS, VOCABULARY])
-    architecture = read_architecture(folder)
+    _check_model_folder(folder)
+    model = Transformer(_read_architecture(folder / ARCHITECTURE), seed=None)
+    weights = _read_weights(folder / WEIGHTS)
     try:
-        weights = load((folder / WEIGHTS).read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder / WEIGHTS}: missing; the folder is no whole model") from None
-    except SafetensorError as error:
-        raise ArtifactError(f"{folder / WEIGHTS}: damaged ({error}); make the model again") from None
-    model = Transformer(architecture)
-    try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError:
         raise ArtifactError(f"{folder}: {WEIGHTS} does not fit {ARCHITECTURE}; they come from two models") from None
     return model.to(device=device, dtype=dtype).eval()
 
 
-def read_architecture(folder: Path) -> Architecture:
-    """The architecture in ``model.json``; raises ArtifactError."""
+def _check_model_folder(folder: Path) -> None:
+    """Raises ArtifactError unless ``folder`` holds a whole model; the message lists the models that are near."""
+    if not (folder / ARCHITECTURE).is_file():
+        problem = f"no model in it (no {ARCHITECTURE})" if folder.is_dir() else "no such folder"
+        if (folder / "checkpoints").is_dir():
+            problem = "its training has not finished; give the same command again to go on"
+        near = folder if folder.is_dir() else folder.parent
+        found = sorted(str(p.parent) for p in near.glob(f"*/{ARCHITECTURE}"))
+        raise ArtifactError(f"{folder}: {problem}" + (f"; models here: {', '.join(found)}" if found else ""))
+    for name in (WEIGHTS, VOCABULARY):
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder / name}: missing; copy it from where the model was trained")
+    if (folder / artifact.MANIFEST).exists():
+        artifact.verify(folder, artifact.read_manifest(folder), [ARCHITECTURE, WEIGHTS, VOCABULARY])
+
+
+def _read_architecture(file: Path) -> Architecture:
     try:
-        return Architecture(**json.loads((folder / ARCHITECTURE).read_text()))
-    except (json.JSONDecodeError, TypeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ArtifactError(f"{folder / ARCHITECTURE}: not a model description: {reason}") from None
+        return Architecture.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ArtifactError(f"{file}: not a model description: {key} {problem['msg']}") from None
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}); make or copy the model again") from None

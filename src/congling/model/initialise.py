@@ -11,7 +11,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
     With affine scalars, as the seed: every matrix Xavier-uniform, ``value`` = gain/100, ``bias`` = 0. Otherwise:
     embeddings N(0, 0.02²); matrices N(0, 1/in); those that write to the residual stream begin at 1/√(2·layers) of
-    that (Radford et al. 2019). Norm weights 1; positions and talking heads keep the values of their modules.
+    that (Radford et al. 2019); heads begin unmixed. Norm weights 1; positions keep the values of their modules.
     """
     generator = torch.Generator().manual_seed(seed)
     affine = any(isinstance(module, Affine) for module in model.modules())
@@ -24,7 +24,7 @@ def initialise(model: nn.Module, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            elif name in ("embedding", "head") or name.endswith(".weight"):
+            elif parameter.dim() == 2:
                 parameter.copy_(_matrix(name, parameter, affine, num_layers, generator))
 
 
@@ -33,6 +33,8 @@ def _matrix(name: str, parameter: Tensor, affine: bool, num_layers: int, generat
     if affine:
         bound = (6 / (rows + columns)) ** 0.5  # Xavier-uniform (Glorot & Bengio 2010)
         return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+    if "talking" in name:
+        return torch.eye(rows)
     std = 0.02 if name in ("embedding", "head") else columns**-0.5
     if name.endswith((".out.weight", ".down.weight")):
         std *= (2 * num_layers) ** -0.5

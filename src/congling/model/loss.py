@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary without ever holding all logits.
 
 The head and the loss are one autograd function: a chunk of rows at a time, logits → loss → gradient of the logits →
-gradients of hidden states and head, while the chunk is still in the processor's cache. Memory: one chunk of logits.
+gradients of hidden states and head, while the chunk is still in the processor's cache. Nothing is computed twice.
 """
 
 from typing import Any
@@ -9,57 +9,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from congling.model.functional import compute_dtype
+
 IGNORE = -100  # a target that is not learned
 _CHUNK = 1024  # rows; below 512 the matrix products become slow on a CPU
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Sum over rows of −ln softmax(h·Wᵀ)[target], in nats. h: [N, D], W: [V, D], target: [N] (IGNORE: left out)."""
+    """Sum over rows of −ln softmax(cap·tanh(h·Wᵀ/cap))[target], in nats; cap 0: no cap.
+
+    h: [N, D], W: [V, D], target: [N] ids. The matrix products run in the type of autocast, else of h.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        dtype = _compute_dtype(hidden)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+        dtype = compute_dtype(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):  # it would do the softmax in float32
+            return LinearCrossEntropy._forward(ctx, hidden, weight, targets, softcap, dtype)
+
+    @staticmethod
+    def _forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, dtype: torch.dtype
+    ) -> Tensor:
         h, w = hidden.to(dtype), weight.to(dtype)
-        learn = hidden.requires_grad or weight.requires_grad
-        grad_hidden = torch.empty_like(h) if learn else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learn else None
-        total = hidden.new_zeros((), dtype=torch.float32 if dtype != torch.float64 else dtype)
-        for start in range(0, len(h), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            loss, grad = _chunk(h[rows] @ w.T, targets[rows], learn)
+        total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
+        if not any(ctx.needs_input_grad):
+            for rows in _chunks(len(h)):
+                total += torch.nn.functional.cross_entropy(
+                    _logits(h[rows], w, softcap).to(total.dtype), targets[rows], reduction="sum"
+                )
+            return total
+        grad_hidden, grad_weight = torch.empty_like(h), torch.zeros_like(weight)
+        for rows in _chunks(len(h)):
+            loss, grad = _loss_and_gradient(_logits(h[rows], w, softcap), targets[rows], softcap)
             total += loss
-            if grad is not None and grad_hidden is not None and grad_weight is not None:
-                grad = grad.to(dtype)
-                torch.mm(grad, w, out=grad_hidden[rows])
-                grad_weight += grad.T @ h[rows]
-        if learn:
-            ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.dtypes = hidden.dtype, weight.dtype
+            torch.mm(grad, w, out=grad_hidden[rows])
+            grad_weight += grad.T @ h[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return (grad_hidden.to(ctx.dtypes[0]) * grad).to(ctx.dtypes[0]), (grad_weight * grad).to(ctx.dtypes[1]), None
+        return grad_hidden * grad, grad_weight * grad, None, None
 
 
-def _chunk(logits: Tensor, targets: Tensor, learn: bool) -> tuple[Tensor, Tensor | None]:
-    """Loss of a chunk and the gradient of its logits (softmax − one-hot; zero rows where ignored)."""
-    used = targets != IGNORE
-    column = targets.clamp(min=0)[:, None]  # [N, 1]
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    log_probs = torch.log_softmax(wide, dim=-1)
-    loss = -(log_probs.gather(1, column)[:, 0] * used).sum()
-    if not learn:
-        return loss, None
-    grad = log_probs.exp_()
-    grad.scatter_add_(1, column, grad.new_full((len(column), 1), -1.0))
-    if not bool(used.all()):
-        grad *= used[:, None]
+def _chunks(rows: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, rows, _CHUNK)]
+
+
+def _logits(h: Tensor, w: Tensor, softcap: float) -> Tensor:
+    z = h @ w.T  # [N, V]
+    return z.div_(softcap).tanh_().mul_(softcap) if softcap else z
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
+    """Loss of a chunk and the gradient of its uncapped logits: (softmax − one-hot)·(1 − (logit/cap)²).
+
+    One softmax in the type of the logits, and the loss from its own rounded probabilities: a third of the time of a
+    float32 log-softmax, and the rounding (2⁻⁹ in bf16, without bias) is below that of the logits themselves.
+    """
+    place = torch.arange(len(targets), device=targets.device), targets
+    grad = torch.softmax(logits, dim=-1)
+    hit = grad[place]  # [N]
+    wide = hit.to(torch.promote_types(grad.dtype, torch.float32))
+    loss = -wide.clamp(min=torch.finfo(wide.dtype).tiny).log().sum()
+    grad[place] = hit - 1  # scatter_ would take the whole chunk to float32 and back
+    if softcap:
+        grad *= 1 - (logits / softcap).square_()
     return loss, grad
-
-
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """What autocast would multiply in; an autograd function has to ask for itself."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype

@@ -1,8 +1,7 @@
 """How attention knows distances: one small class a method, with the same two doors.
 
 ``rotate`` may change queries and keys before their product; ``scale_and_bias`` gives what a score is multiplied with
-and what is added to it, by query and key position. Letters: B batch, H heads, Q queries, T keys, K head width,
-G 1 or H.
+and what is added to it at a distance. Letters: B batch, H heads, Q queries, K head width, G 1 or H, M distances.
 """
 
 import torch
@@ -19,7 +18,7 @@ class NoPosition(nn.Module):
         return x
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """distance: [Q, T] query position minus key position, ≥ 0; returns [G, Q, T] factors and summands."""
+        """distance: [M] query position minus key position, ≥ 0; returns [G, M] factors and summands (None: 1, 0)."""
         return None, None
 
 
@@ -38,8 +37,7 @@ class DistanceDecay(NoPosition):
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rate = self.rate.abs() if len(self.rate) > 1 else self.rate
-        scale = 1 / (1 + rate[:, None, None] * distance)  # [G, Q, T]
-        return scale, -self.offset[:, None, None] * (distance > 0)
+        return 1 / (1 + rate[:, None] * distance), -self.offset[:, None] * (distance > 0)  # [G, M]
 
 
 class Alibi(NoPosition):
@@ -53,7 +51,7 @@ class Alibi(NoPosition):
         self.register_buffer("slopes", slopes, persistent=False)
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return None, -self.slopes[:, None, None] * distance
+        return None, -self.slopes[:, None] * distance
 
 
 class Rope(NoPosition):

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from congling.model.affine import Affine, ScaledLinear
 from congling.model.attention import Attention, LayerCache
 from congling.model.config import Architecture
+from congling.model.functional import compute_dtype, relu_squared, rms_norm
 from congling.model.initialise import initialise
-from congling.model.loss import LinearCrossEntropy
-
-_EPS = 1e-6
+from congling.model.loss import IGNORE, LinearCrossEntropy
 
 
 class RmsNorm(nn.Module):
@@ -26,7 +25,7 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, _EPS)
+        return rms_norm(x, self.weight)
 
 
 class FeedForward(nn.Module):
@@ -36,17 +35,16 @@ class FeedForward(nn.Module):
         super().__init__()
         a = architecture
         self.kind = a.feed_forward
-        self.up = ScaledLinear(a.dim, a.ffn_dim, a.affine)
-        self.gate = ScaledLinear(a.dim, a.ffn_dim, a.affine) if a.feed_forward == "swiglu" else None
-        self.down = ScaledLinear(a.ffn_dim, a.dim, a.affine)
+        self.up = ScaledLinear(a.dim, a.ffn_dim, a.affine, "before")
+        self.gate = ScaledLinear(a.dim, a.ffn_dim, a.affine, "before") if a.feed_forward == "swiglu" else None
+        self.down = ScaledLinear(a.ffn_dim, a.dim, a.affine, "before")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is not None:
             return self.down(F.silu(self.gate(x)) * self.up(x))
-        inner = F.relu(self.up(x))
         if self.kind == "relu2":
-            return self.down(inner.square())
-        return F.relu(self.down(inner))
+            return self.down(relu_squared(self.up(x)))
+        return F.relu(self.down(F.relu(self.up(x))))
 
 
 class Layer(nn.Module):
@@ -64,10 +62,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, blocked: Tensor | None, cache: LayerCache | None) -> Tensor:
         """x: [B, T, D]."""
-        y = x if self.attention_norm is None else self.attention_norm(x)
+        dtype = compute_dtype(x)  # the residual stream stays float32; its branches are cast once
+        y = (x if self.attention_norm is None else self.attention_norm(x)).to(dtype)
         # The seed drops out twice around attention (SEED §3.5); elsewhere dropout is 0 and this costs nothing.
         x = x + self.dropout(self.dropout(self.attention(y, blocked, cache)))
-        y = x if self.feed_forward_norm is None else self.feed_forward_norm(x)
+        y = (x if self.feed_forward_norm is None else self.feed_forward_norm(x)).to(dtype)
         x = x + self.dropout(self.feed_forward(y))
         return x if self.norm is None else self.norm(x)
 
@@ -77,6 +76,7 @@ class Cache:
     """What decoding remembers of one request or batch; it belongs to the caller, the model keeps nothing."""
 
     layers: list[LayerCache]
+    documents: Tensor | None = None  # [B, length] numbers, when the rows have any
 
     @property
     def length(self) -> int:
@@ -86,7 +86,8 @@ class Cache:
 class Transformer(nn.Module):
     """Decoder-only transformer. Parameters are float32; run it under autocast for bf16."""
 
-    def __init__(self, architecture: Architecture, seed: int = 0) -> None:
+    def __init__(self, architecture: Architecture, seed: int | None = 0) -> None:
+        """Parameters get their starting values from ``seed``; None leaves them unset, to be loaded."""
         super().__init__()
         self.architecture = a = architecture
         self.embedding = nn.Parameter(torch.empty(a.vocab_size, a.dim))
@@ -95,37 +96,45 @@ class Transformer(nn.Module):
         self.norm = RmsNorm(a.dim) if a.norm == "pre" else None
         self.head = None if a.tie_embeddings else nn.Parameter(torch.empty(a.vocab_size, a.dim))
         self.head_affine = Affine() if a.affine else None
-        initialise(self, seed)
+        if seed is not None:
+            initialise(self, seed)
 
     def forward(self, ids: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T].
 
         cache: ids go on where it ends, and are added to it. documents: [B, T] numbers; a token attends only to tokens
-        with its own number (packed rows; not together with a cache).
+        with its own number (packed or padded rows). With a cache they are given at every call or at none.
         """
         x = F.embedding(ids, self.embedding)  # [B, T, D]
         if self.embedding_affine is not None:
             x = self.embedding_affine(x)
-        blocked = None
-        if documents is not None:
-            blocked = (documents[:, :, None] != documents[:, None, :])[:, None]  # [B, 1, T, T]
+        blocked = None if documents is None else _other_documents(documents, cache)
         for number, layer in enumerate(self.layers):
             x = layer(x, blocked, cache.layers[number] if cache is not None else None)
         return x if self.norm is None else self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., V] in float32 of hidden states [..., D]."""
-        z = F.linear(hidden, self.embedding if self.head is None else self.head).float()
-        return z if self.head_affine is None else self.head_affine(z)
+        z = F.linear(hidden, self._head_matrix()).float()
+        z = z if self.head_affine is None else self.head_affine(z)
+        cap = self.architecture.logit_softcap
+        return cap * torch.tanh(z / cap) if cap else z
 
     def loss(self, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, int]:
         """(sum of nats over the targets that are not IGNORE, their number); ids and targets: [B, T]."""
         hidden = self(ids, documents=documents).flatten(0, 1)  # [B·T, D]
+        targets = targets.flatten()
+        learned = targets != IGNORE
+        count = int(learned.sum())
+        if count < len(targets):  # the head sees only rows that count: half of the time of a tuning step
+            hidden, targets = hidden[learned], targets[learned]
         if self.head_affine is not None:  # its bias shifts all logits alike: no loss sees it
             hidden = hidden * (100 * self.head_affine.value)
-        targets = targets.flatten()
-        total = LinearCrossEntropy.apply(hidden, self.embedding if self.head is None else self.head, targets)
-        return total, int((targets >= 0).sum())
+        total = LinearCrossEntropy.apply(hidden, self._head_matrix(), targets, self.architecture.logit_softcap)
+        return total, count
+
+    def _head_matrix(self) -> Tensor:
+        return self.embedding if self.head is None else self.head
 
     def new_cache(self, batch_size: int, max_len: int) -> Cache:
         """An empty cache for ``batch_size`` rows of at most ``max_len`` tokens."""
@@ -137,6 +146,16 @@ class Transformer(nn.Module):
     def parameter_roles(self) -> dict[str, str]:
         """For the optimizer, by name: "embedding", "head", "heads" (q/k/v: [H·K, D]), "matrix", or "scalar"."""
         return {name: _role(name, parameter) for name, parameter in self.named_parameters()}
+
+
+def _other_documents(documents: Tensor, cache: Cache | None) -> Tensor:
+    """[B, 1, Q, T], true where a key is of another document than the query; remembers the numbers in the cache."""
+    seen = documents
+    if cache is not None:
+        seen = documents if cache.documents is None else torch.cat((cache.documents, documents), dim=1)
+        assert seen.shape[1] == cache.length + documents.shape[1], "documents at every call with this cache, or at none"
+        cache.documents = seen
+    return (documents[:, :, None] != seen[:, None, :])[:, None]
 
 
 def _role(name: str, parameter: nn.Parameter) -> str:

@@ -26,11 +26,17 @@ def run(stage: Stage, reporter: Reporter, model_config: ModelConfig, config: Pre
     tokenizer = Tokenizer.load(tokens / VOCABULARY)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Transformer(model_config.resolve(tokenizer.vocab_size), stage.seed).to(device)
-    source = TokenWindows(TokenDataset(tokens, "train"), config.lengths[-1], stage.seed)
+    longest, end_id = config.lengths[-1], tokenizer.end_id if config.documents == "separate" else None
+    source = TokenWindows(TokenDataset(tokens, "train"), longest, stage.seed, end_id)
     held_out = TokenDataset(tokens, "valid")
+    windows(held_out, longest, config.valid_tokens, end_id)  # too few tokens: said now, not after hours
     writer = Model(model, tokenizer)
     sampling = SampleConfig(temperature=0.8, max_tokens=config.sample_tokens, seed=stage.seed)
-    reporter.line(f"pretrain: {human(sum(p.numel() for p in model.parameters()))} parameters on {device}")
+    epochs = config.tokens / source.epoch_tokens
+    size = human(sum(p.numel() for p in model.parameters()))
+    reporter.line(
+        f"pretrain: {size} parameters on {device}, {epochs:.2f} epochs of {human(source.epoch_tokens)} tokens"
+    )
     job = Job(
         model=model,
         source=source,
@@ -39,11 +45,11 @@ def run(stage: Stage, reporter: Reporter, model_config: ModelConfig, config: Pre
         reporter=reporter,
         metrics=Metrics(stage.metrics),
         token_bytes=tokenizer.token_bytes,
-        valid=lambda: windows(held_out, config.lengths[-1], config.valid_tokens),
+        valid=lambda: windows(held_out, longest, config.valid_tokens, end_id),
         sample=lambda prompt: writer.generate(prompt, sampling),
         label="pretrain",
         seed=stage.seed,
     )
     summary = Trainer(job).run()
     save_model(stage.path, model, tokens / VOCABULARY)
-    return {**summary, "device": device}
+    return {**summary, "epochs": epochs, "device": device}

@@ -43,7 +43,7 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(None, gt=0)
     max_completion_tokens: int | None = Field(None, gt=0)
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, lt=2**63)  # what torch takes
     n: Literal[1] | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
@@ -51,7 +51,10 @@ class ChatRequest(BaseModel):
 
 
 class Completion:
-    """Iterating gives the answer's text piece by piece; afterwards ``finish_reason`` and ``usage`` are known."""
+    """Iterating (once) gives the answer's text piece by piece; then ``finish_reason`` and ``usage`` are known.
+
+    Raises ValueError for a conversation that is too long.
+    """
 
     def __init__(self, model: Model, request: ChatRequest, config: ServeConfig, defaults: SampleConfig) -> None:
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
@@ -60,17 +63,18 @@ class Completion:
         self._prompt = [model.tokenizer.end_id, *ids]
         if len(self._prompt) > config.max_prompt_tokens:
             raise ValueError(f"messages: {len(self._prompt)} tokens, at most {config.max_prompt_tokens} are taken")
-        self._model = model
-        self._sampling = _sampling(request, config, defaults)
+        self._tokenizer = model.tokenizer
+        sampling = _sampling(request, config, defaults)
+        ends = {model.tokenizer.end_id, model.tokenizer.im_start_id, model.tokenizer.im_end_id}
+        self._tokens = generate(model.transformer, self._prompt, sampling, ends)
+        self._limit = min(sampling.max_tokens, sampling.max_context - len(self._prompt))  # as the engine has it
         self._stops = [request.stop] if isinstance(request.stop, str) else list(request.stop or ())
         self.completion_tokens = 0
         self.finish_reason: Literal["stop", "length"] = "stop"
 
     def __iter__(self) -> Iterator[str]:
-        tokenizer = self._model.tokenizer
-        ends = {tokenizer.end_id, tokenizer.im_start_id, tokenizer.im_end_id}
-        decoder, held = StreamDecoder(tokenizer), ""
-        for token in generate(self._model.transformer, self._prompt, self._sampling, ends):
+        decoder, held = StreamDecoder(self._tokenizer), ""
+        for token in self._tokens:
             self.completion_tokens += 1
             held += decoder.push(token)
             text, held, stopped = split_at_stop(held, self._stops)
@@ -78,7 +82,7 @@ class Completion:
                 yield text  # an empty piece lets the caller look whether anybody still listens
             if stopped:
                 return
-        if self.completion_tokens >= self._sampling.max_tokens:
+        if self.completion_tokens >= self._limit:
             self.finish_reason = "length"
         yield split_at_stop(held + decoder.finish(), self._stops, last=True)[0]
 

@@ -10,12 +10,12 @@ from congling.config import Config, option
 class TokenizerConfig(Config):
     """How the vocabulary is learned (the seed's rounds, SEED §2)."""
 
-    vocab_size: int = option(65_536, "ids in all: 16 special, 256 bytes, the rest pieces", ge=273, le=2**31)
-    max_piece_length: int = option(7, "longest piece, in characters", ge=1, le=32)
+    vocab_size: int = option(65_536, "ids in all: 16 special, 256 bytes, the rest pieces", ge=273, le=2**24)
+    max_piece_length: int = option(7, "longest piece, in characters", ge=1, le=16)
     min_frequency: float = option(1e-6, "a candidate occurs at least so often, of all characters", ge=0, lt=1)
     min_count: int = option(3, "and at least so many times", ge=1)
     character_coverage: float = option(
-        0.9995, "share of the text whose characters have a piece of their own", gt=0, le=1
+        0.9995, "share of the text whose characters always have a piece, if half of the pieces do for it", gt=0, le=1
     )
     max_rounds: int = option(12, "rounds of segment and count before the shrinking", ge=1)
     stable_share: float = option(0.001, "stop the rounds when fewer pieces than this share drop out", ge=0, lt=1)

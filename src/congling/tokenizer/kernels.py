@@ -1,9 +1,9 @@
 """Segmentation kernels over Arrow string buffers (bytes, offsets): no Python object a document, no lock held.
 
-A text becomes dense character codes; at each position the trie is walked forward, and every piece found offers the
-end of its path a value (a scatter Viterbi). Scores are integers (2⁻²⁰ nats), so results do not depend on the order of
-additions. A tie keeps the path whose last piece is longest. Where no single-character piece covers a position, its
-bytes are offered as tokens, each at ``BYTE_PENALTY``, which is below any score a piece can have.
+A text becomes dense character codes; from each position the trie is walked backwards, and the best token that ends
+there is chosen (Viterbi). Scores are integers (10⁻⁶ nats), so results do not depend on the order of additions. Of
+paths that tie, the one whose last token is longest stands. A character that is not a piece by itself may be taken as
+byte tokens, ``BYTE_SCORE`` each, which is below any piece; so any bytes have a segmentation.
 """
 
 import math
@@ -12,170 +12,117 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from congling.tokenizer.trie import BASE, CHECK, PIECE, SCORE
+from congling.tokenizer.trie import BASE, CHECK, LENGTH_BITS, NO_PIECE, SCALE, SCORE, TOKEN, Ints, Longs
 
-SCALE = 1 << 20  # score units a nat
-BYTE_PENALTY = -40 * SCALE  # a piece counted once in 10¹⁷ has −39 nats
-_BYTES = -1  # the mark of a stretch of byte tokens
-_NEVER = -(1 << 62)
+_LENGTH_MASK = (1 << LENGTH_BITS) - 1
 
 Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
+Ids = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+Keys = NDArray[np.uint64]
 
 
 @njit(cache=True, nogil=True)
 def decode_utf8(data: Bytes, start: int, end: int, table: Ints, codes: Ints, begins: Longs) -> int:
-    """Dense codes of data[start:end] and where each character begins (one entry more at the end); their number.
+    """Codes of the n characters of data[start:end] in codes[1 … n] (0 at both ends); returns n.
 
-    A byte that is not part of valid UTF-8 (RFC 3629) is a character of its own with code 0.
+    begins [n + 1]: where each character begins, and ``end``. A byte that is not part of valid UTF-8 (RFC 3629: no
+    overlong forms, no surrogates) is a character of its own with code 1.
     """
-    n = 0
-    i = start
+    n, i = 0, start
+    codes[0] = 0
     while i < end:
         first = np.int64(data[i])
-        size = 1
-        point = first
-        if first >= 0x80:
-            size, point = _multi_byte(data, i, end, first)
+        size, point = 1, first
+        if first & 0xF0 == 0xE0 and i + 2 < end:  # nearly all Chinese text; written out here, as it is twice as fast
+            b, c = np.int64(data[i + 1]), np.int64(data[i + 2])
+            size, point = 3, (first & 0x0F) << 12 | (b & 0x3F) << 6 | (c & 0x3F)
+            if (b & 0xC0 != 0x80) | (c & 0xC0 != 0x80) | (point < 0x800) | (point >> 11 == 0x1B):
+                size, point = 1, -1
+        elif first >= 0x80:
+            size, point = _two_or_four_bytes(data, i, end, first)
         begins[n] = i
-        codes[n] = table[point] if point >= 0 else 0
         n += 1
+        codes[n] = table[point] if point >= 0 else 1
         i += size
     begins[n] = end
+    codes[n + 1] = 0
     return n
 
 
 @njit(cache=True, nogil=True)
-def _multi_byte(data: Bytes, i: int, end: int, first: int) -> tuple[int, int]:
-    """(size, code point) of the character at i; (1, −1) when it is not valid."""
-    size, point, least = 1, -1, 0
-    if 0xC2 <= first <= 0xDF:
-        size, point, least = 2, first & 0x1F, 0x80
-    elif 0xE0 <= first <= 0xEF:
-        size, point, least = 3, first & 0x0F, 0x800
-    elif 0xF0 <= first <= 0xF4:
-        size, point, least = 4, first & 0x07, 0x10000
-    if size == 1 or i + size > end:
-        return 1, -1
-    for k in range(1, size):
-        byte = np.int64(data[i + k])
-        if byte & 0xC0 != 0x80:
-            return 1, -1
-        point = point << 6 | (byte & 0x3F)
-    if point < least or point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
-        return 1, -1
-    return size, point
+def _two_or_four_bytes(data: Bytes, i: int, end: int, first: int) -> tuple[int, int]:
+    """(size, code point) of the character at i; (1, −1) when it is neither."""
+    if 0xC2 <= first <= 0xDF and i + 1 < end:
+        b = np.int64(data[i + 1])
+        if b & 0xC0 == 0x80:
+            return 2, (first & 0x1F) << 6 | (b & 0x3F)
+    elif 0xF0 <= first <= 0xF4 and i + 3 < end:
+        b, c, d = np.int64(data[i + 1]), np.int64(data[i + 2]), np.int64(data[i + 3])
+        point = (first & 0x07) << 18 | (b & 0x3F) << 12 | (c & 0x3F) << 6 | (d & 0x3F)
+        marks = (b & 0xC0 == 0x80) & (c & 0xC0 == 0x80) & (d & 0xC0 == 0x80)
+        if marks & (point >= 0x10000) & (point <= 0x10FFFF):
+            return 4, point
+    return 1, -1
 
 
 @njit(cache=True, nogil=True)
-def _forward(codes: Ints, n: int, begins: Longs, cells: Ints, best: Longs, origin: Ints, piece: Ints) -> None:
-    """Best value of every position, where its last token begins, and which piece it is (−1: bytes)."""
+def _best_path(codes: Ints, n: int, cells: Ints, best: Longs, back: Ints) -> None:
+    """back[j] = last token of the best path to position j, whose score is best[j]."""
     best[0] = 0
-    for j in range(1, n + 1):
-        best[j] = _NEVER
-    for i in range(n):
-        here = best[i]
-        slot = 0
-        base = cells[BASE]
-        k = i
-        covered = False
-        while k < n and codes[k] != 0 and base >= 0:
-            target = base + codes[k]
-            if cells[4 * target + CHECK] != slot:
+    for end in range(1, n + 1):
+        slot = np.uint64(codes[end])
+        start = end - 1
+        top = best[start] + np.int64(cells[slot, SCORE])
+        token = cells[slot, TOKEN]
+        while True:
+            child = np.uint64(np.int64(cells[slot, BASE]) + np.int64(codes[start]))
+            if cells[child, CHECK] != np.int64(slot):
                 break
-            slot = target
-            k += 1
-            number = cells[4 * slot + PIECE]
-            if number >= 0:
-                value = here + cells[4 * slot + SCORE]
-                if value > best[k]:
-                    best[k] = value
-                    origin[k] = i
-                    piece[k] = number
-                covered = covered or k == i + 1
-            base = cells[4 * slot + BASE]
-        if not covered:
-            value = here + BYTE_PENALTY * (begins[i + 1] - begins[i])
-            if value > best[i + 1]:
-                best[i + 1] = value
-                origin[i + 1] = i
-                piece[i + 1] = _BYTES
+            slot = child
+            start -= 1
+            value = best[start] + np.int64(cells[slot, SCORE])
+            longer_wins = value >= top
+            token = cells[slot, TOKEN] if longer_wins else token
+            top = value if longer_wins else top
+        best[end] = top
+        back[end] = token
 
 
 @njit(cache=True, nogil=True)
-def _forward_sample(
-    codes: Ints, n: int, begins: Longs, cells: Ints, alpha: float, seed: int, origin: Ints, piece: Ints
-) -> None:
-    """Draws one path with probability ∝ exp(alpha · its score), by forward filtering and backward sampling.
+def _sampled_path(codes: Ints, n: int, cells: Ints, alpha: float, key: np.uint64, total: Floats, back: Ints) -> None:
+    """Draws one path with probability exp(alpha · its score) / Σ of that over all paths, exactly.
 
-    total[j] = ln Σ exp(alpha·score) over all paths to j. Backwards from the end, the last token (i, j) is drawn with
-    probability exp(total[i] + alpha·score − total[j]); walking the trie from each i once more finds the tokens of j.
+    total[j] = ln Σ exp(alpha · score) over all paths to j (forward filtering). Going backwards from the end, the token
+    (i, j) must have probability exp(total[i] + alpha · score − total[j]). That depends on j alone, so back[j] is drawn
+    at once for every j while total[j] is summed up: each further token replaces the one held with its share of the sum
+    so far (reservoir sampling).
     """
-    total = np.full(n + 1, -np.inf)
+    unit = alpha / SCALE
     total[0] = 0.0
-    longest = 1
-    for i in range(n):
-        longest = max(longest, _offer(codes, n, begins, cells, alpha, i, total))
-    state = np.uint64(seed)
-    j = n
-    while j > 0:
-        state, unit = _random(state)
-        left = unit
-        for i in range(max(0, j - longest), j):
-            score, number = _edge(codes, begins, cells, i, j)
-            if number < _BYTES:
-                continue
-            left -= math.exp(total[i] + alpha * score - total[j])
-            origin[j] = i  # the last one stands when rounding leaves a rest
-            piece[j] = number
-            if left < 0:
+    for end in range(1, n + 1):
+        slot = np.int64(codes[end])
+        start = end - 1
+        held = total[start] + unit * cells[slot, SCORE]
+        back[end] = cells[slot, TOKEN]
+        while True:
+            child = np.int64(cells[slot, BASE]) + np.int64(codes[start])
+            if cells[child, CHECK] != slot:
                 break
-        j = np.int64(origin[j])
+            slot = child
+            start -= 1
+            if cells[slot, SCORE] == NO_PIECE:
+                continue
+            new = total[start] + unit * cells[slot, SCORE]
+            held = max(held, new) + math.log1p(math.exp(-abs(held - new)))
+            key, share = next_random(key)
+            if share < math.exp(new - held):
+                back[end] = cells[slot, TOKEN]
+        total[end] = held
 
 
 @njit(cache=True, nogil=True)
-def _offer(codes: Ints, n: int, begins: Longs, cells: Ints, alpha: float, i: int, total: NDArray[np.float64]) -> int:
-    """Adds all tokens that begin at i to the totals of their ends; the length of the longest."""
-    slot, base, k, longest = 0, cells[BASE], i, 1
-    covered = False
-    while k < n and codes[k] != 0 and base >= 0:
-        target = base + codes[k]
-        if cells[4 * target + CHECK] != slot:
-            break
-        slot = target
-        k += 1
-        if cells[4 * slot + PIECE] >= 0:
-            total[k] = np.logaddexp(total[k], total[i] + alpha * cells[4 * slot + SCORE] / SCALE)
-            covered = covered or k == i + 1
-            longest = k - i
-        base = cells[4 * slot + BASE]
-    if not covered:
-        penalty = alpha * BYTE_PENALTY / SCALE * (begins[i + 1] - begins[i])
-        total[i + 1] = np.logaddexp(total[i + 1], total[i] + penalty)
-    return longest
-
-
-@njit(cache=True, nogil=True)
-def _edge(codes: Ints, begins: Longs, cells: Ints, i: int, j: int) -> tuple[float, int]:
-    """(score in nats, piece) of the token from i to j; piece −2 when there is none."""
-    slot, base = 0, cells[BASE]
-    for k in range(i, j):
-        target = base + codes[k]
-        if codes[k] == 0 or base < 0 or cells[4 * target + CHECK] != slot:
-            slot = -1
-            break
-        slot = target
-        base = cells[4 * slot + BASE]
-    if slot > 0 and cells[4 * slot + PIECE] >= 0:
-        return cells[4 * slot + SCORE] / SCALE, np.int64(cells[4 * slot + PIECE])
-    if j == i + 1:
-        return BYTE_PENALTY / SCALE * (begins[j] - begins[i]), _BYTES
-    return 0.0, _BYTES - 1
-
-
-@njit(cache=True, nogil=True)
-def _random(state: np.uint64) -> tuple[np.uint64, float]:
+def next_random(state: np.uint64) -> tuple[np.uint64, float]:
     """splitmix64 (Steele et al. 2014): the next state, and a number in [0, 1)."""
     state += np.uint64(0x9E3779B97F4A7C15)
     z = state
@@ -186,112 +133,99 @@ def _random(state: np.uint64) -> tuple[np.uint64, float]:
 
 
 @njit(cache=True, nogil=True)
-def _emit(
-    data: Bytes,
-    n: int,
-    begins: Longs,
-    origin: Ints,
-    piece: Ints,
-    ids: Ints,
-    byte_ids: Ints,
-    out: NDArray[np.uint32],
-    at: int,
-) -> int:
-    """Writes the ids of the path to n from ``out[at]`` on; returns where they end."""
-    count = 0
-    j = n
+def walk_back(data: Bytes, n: int, begins: Longs, back: Ints, byte_numbers: Ints, path: Ids) -> int:
+    """Fills ``path`` from its end with the numbers of the tokens of the path to n; returns where they begin."""
+    place, j = len(path), n
     while j > 0:
-        i = np.int64(origin[j])
-        count += 1 if piece[j] != _BYTES else begins[j] - begins[i]
-        j = i
-    place = at + count
-    j = n
-    while j > 0:
-        i = np.int64(origin[j])
-        if piece[j] != _BYTES:
+        token = np.int64(back[j])
+        if token > _LENGTH_MASK:
             place -= 1
-            out[place] = ids[piece[j]]
-        else:
-            for b in range(begins[j] - 1, begins[i] - 1, -1):
+            path[place] = token >> LENGTH_BITS
+            j -= token & _LENGTH_MASK
+        else:  # the bytes of one character
+            for i in range(begins[j] - 1, begins[j - 1] - 1, -1):
                 place -= 1
-                out[place] = byte_ids[data[b]]
-        j = i
-    return at + count
+                path[place] = byte_numbers[data[i]]
+            j -= 1
+    return place
 
 
 @njit(cache=True, nogil=True)
 def encode_documents(
-    data: Bytes,
-    offsets: Longs,
-    cells: Ints,
-    table: Ints,
-    ids: Ints,
-    byte_ids: Ints,
-    alpha: float,
-    seed: int,
-    first: int,
-) -> tuple[NDArray[np.uint32], Longs]:
-    """Ids of the documents data[offsets[d]:offsets[d + 1]], and their offsets.
+    data: Bytes, offsets: Longs, cells: Ints, table: Ints, byte_ids: Ints, alpha: float, keys: Keys
+) -> tuple[Ids, Longs]:
+    """Ids of the N documents data[offsets[d]:offsets[d + 1]], and their offsets [N + 1].
 
-    ids [pieces], byte_ids [256]: what pieces and bytes are called. alpha 0: the best path; else a sampled one,
-    whose randomness depends on (seed, first + d) alone.
+    byte_ids [256]: ids of the byte tokens. keys: empty for the best path; else [N], the state of the random numbers
+    with which each document's path is drawn (see ``_sampled_path`` for alpha).
     """
     out = np.empty(offsets[-1] - offsets[0], np.uint32)
     ends = np.zeros(len(offsets), np.int64)
-    codes, begins, best, origin, piece = scratch(offsets)
+    codes, begins, back, path, best, total = _scratch(offsets, len(keys) > 0)
     at = 0
     for d in range(len(offsets) - 1):
         n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        if alpha > 0:
-            _forward_sample(codes, n, begins, cells, alpha, mix(seed, first + d), origin, piece)
+        if len(keys):
+            _sampled_path(codes, n, cells, alpha, keys[d], total, back)
         else:
-            _forward(codes, n, begins, cells, best, origin, piece)
-        at = _emit(data, n, begins, origin, piece, ids, byte_ids, out, at)
+            _best_path(codes, n, cells, best, back)
+        place = walk_back(data, n, begins, back, byte_ids, path)
+        size = len(path) - place
+        out[at : at + size] = path[place:]
+        at += size
         ends[d + 1] = at
     return out[:at], ends
 
 
 @njit(cache=True, nogil=True)
 def count_documents(
-    data: Bytes, offsets: Longs, cells: Ints, table: Ints, counts: Longs, alpha: float, seed: int, first: int
-) -> int:
-    """Adds how often each piece is used to ``counts`` [pieces]; returns the number of byte tokens."""
-    codes, begins, best, origin, piece = scratch(offsets)
-    num_bytes = 0
+    data: Bytes, offsets: Longs, cells: Ints, table: Ints, byte_ids: Ints, alpha: float, keys: Keys, counts: Longs
+) -> None:
+    """Adds to ``counts``, by token number, how often each token is used in the documents (see encode_documents)."""
+    codes, begins, back, path, best, total = _scratch(offsets, len(keys) > 0)
     for d in range(len(offsets) - 1):
         n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        if alpha > 0:
-            _forward_sample(codes, n, begins, cells, alpha, mix(seed, first + d), origin, piece)
+        if len(keys):
+            _sampled_path(codes, n, cells, alpha, keys[d], total, back)
         else:
-            _forward(codes, n, begins, cells, best, origin, piece)
-        j = n
-        while j > 0:
-            i = np.int64(origin[j])
-            if piece[j] == _BYTES:
-                num_bytes += begins[j] - begins[i]
-            else:
-                counts[piece[j]] += 1
-            j = i
-    return num_bytes
+            _best_path(codes, n, cells, best, back)
+        for place in range(walk_back(data, n, begins, back, byte_ids, path), len(path)):
+            counts[path[place]] += 1
 
 
 @njit(cache=True, nogil=True)
-def mix(seed: int, document: int) -> int:
-    """A seed for one document."""
-    state, _ = _random(np.uint64(seed) ^ (np.uint64(document) * np.uint64(0xD1342543DE82EF95)))
-    return np.int64(state)
+def _scratch(offsets: Longs, sampling: bool) -> tuple[Ints, Longs, Ints, Ids, Longs, Floats]:
+    """codes, begins, back, path, best, total: room for the longest of the documents."""
+    size = longest_document(offsets) + 2
+    return (
+        np.empty(size, np.int32),
+        np.empty(size, np.int64),
+        np.empty(size, np.int32),
+        np.empty(size, np.uint32),
+        np.empty(1 if sampling else size, np.int64),
+        np.empty(size if sampling else 1, np.float64),
+    )
 
 
 @njit(cache=True, nogil=True)
-def scratch(offsets: Longs) -> tuple[Ints, Longs, Longs, Ints, Ints]:
-    """codes, begins, best, origin, piece for the longest of the documents."""
-    longest = 1
+def longest_document(offsets: Longs) -> int:
+    """In bytes; 0 for no documents."""
+    longest = 0
     for d in range(len(offsets) - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    return (
-        np.empty(longest + 1, np.int32),
-        np.empty(longest + 1, np.int64),
-        np.empty(longest + 1, np.int64),
-        np.empty(longest + 1, np.int32),
-        np.empty(longest + 1, np.int32),
-    )
+    return longest
+
+
+@njit(cache=True, nogil=True)
+def join_bytes(ids: Longs, data: Bytes, offsets: Longs) -> Bytes:
+    """The bytes data[offsets[id]:offsets[id + 1]] of all ids in a row."""
+    size = 0
+    for n in ids:
+        size += offsets[n + 1] - offsets[n]
+    out = np.empty(size, np.uint8)
+    at = 0
+    for n in ids:
+        for i in range(offsets[n], offsets[n + 1]):
+            out[at] = data[i]
+            at += 1
+    return out

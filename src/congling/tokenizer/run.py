@@ -1,55 +1,62 @@
-"""Stage ``tokenizer``: corpus → ``vocabulary.txt``. A state is kept after each round, so a killed run goes on."""
+"""Stage ``tokenizer``: corpus → ``vocabulary.txt``. What each pass and round found is kept until the end, so a killed
+run goes on from there and ends with the same bytes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from congling.artifact import Stage
-from congling.corpus.documents import text_buffers
-from congling.corpus.shards import read_shards
-from congling.reporter import Metrics, Reporter
+from congling.reporter import Bar, Metrics, Reporter
 from congling.tokenizer import vocabulary
+from congling.tokenizer.candidates import Grams, find_candidates, load_grams, save_grams
 from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.kernels import Bytes, Longs
+from congling.tokenizer.passes import read_corpus
 from congling.tokenizer.tokenizer import FILE
-from congling.tokenizer.train import Trainer, load_state, save_state
+from congling.tokenizer.train import State, Trainer, load_state, save_state
 
-_STATE = "round.npz"
+_GRAMS, _STATE = "candidates.npz", "round.npz"
 
 
 def run(stage: Stage, reporter: Reporter, config: TokenizerConfig) -> dict[str, Any]:
-    """Learns a vocabulary from the corpus of the clean stage."""
-
-    def corpus() -> Iterator[tuple[Bytes, Longs]]:
-        return corpus_buffers(stage.inputs["clean"])
-
-    metrics, saved = Metrics(stage.metrics), stage.path / _STATE
-    trainer = Trainer.start(corpus, config, stage.seed)
-    state = load_state(saved) if saved.exists() else trainer.first_state()
-    metrics.rewind(state.round)
-    pieces = int(state.alive.sum())
-    reporter.line(f"tokenizer: {pieces} candidates for {trainer.target} pieces")
-    bytes_per_token = 0.0
-    with reporter.progress("tokenizer", None, "rounds", state.round) as bar:
-        for now, bytes_per_token in trainer.rounds(state):
-            state = now
-            save_state(state, saved)
-            lengths, pieces = trainer.pieces_by_length(state), int(state.alive.sum())
-            metrics.write(
-                "round", step=state.round, pieces=pieces, pieces_by_length=lengths, bytes_per_token=bytes_per_token
-            )
-            bar.advance(1, note=f"{pieces} pieces, {bytes_per_token:.3f} bytes a token")
+    """Learns a vocabulary from the corpus of the clean stage. Raises ValueError when the corpus is too small."""
+    folder = stage.inputs["clean"]
+    grams = _candidates(stage, reporter, config, folder)
+    with reporter.progress("tokenizer: segment and count", None, "bytes") as bar:
+        trainer = Trainer(grams, config, read_corpus(folder, bar), stage.seed)
+        state = _rounds(stage, trainer, bar)
     vocabulary.write(trainer.vocabulary(state), stage.path / FILE)
-    saved.unlink(missing_ok=True)
+    for name in (_STATE, _GRAMS):  # in this order: candidates without a state are passes to go on from
+        (stage.path / name).unlink(missing_ok=True)
     return {
         "size": config.vocab_size,
         "rounds": state.round,
+        "candidates": len(grams),
         "pieces_by_length": trainer.pieces_by_length(state),
-        "bytes_per_token": bytes_per_token,
+        "bytes_per_token": state.bytes_per_token,
     }
 
 
-def corpus_buffers(folder: Path) -> Iterator[tuple[Bytes, Longs]]:
-    """(bytes, offsets) of the corpus, a batch of documents at a time."""
-    for batch in read_shards(folder, "corpus", ["text"]):
-        yield text_buffers(batch.column("text"))
+def _candidates(stage: Stage, reporter: Reporter, config: TokenizerConfig, folder: Path) -> Grams:
+    """The frequent n-grams; saved after each pass."""
+    saved = stage.path / _GRAMS
+    begun = grams = load_grams(saved) if saved.exists() else None
+    with reporter.progress("tokenizer: candidates", None, "bytes") as bar:
+        options = config.max_piece_length, config.min_frequency, config.min_count, config.threads
+        for grams in find_candidates(read_corpus(folder, bar), *options, begun):
+            save_grams(grams, saved)
+            bar.advance(0, note=f"{len(grams)} of 1 … {grams.passes} characters")
+    assert grams is not None
+    return grams
+
+
+def _rounds(stage: Stage, trainer: Trainer, bar: Bar) -> State:
+    """Round after round; the state is saved after each."""
+    metrics, saved = Metrics(stage.metrics), stage.path / _STATE
+    state = load_state(saved) if saved.exists() else trainer.first_state()
+    metrics.rewind(state.round)
+    for now in trainer.rounds(state):
+        state = now
+        values = {"pieces_by_length": trainer.pieces_by_length(state), "bytes_per_token": state.bytes_per_token}
+        metrics.write("round", step=state.round, pieces=state.size, **values)
+        save_state(state, saved)
+        bar.advance(0, note=f"round {state.round}: {state.size} pieces, {state.bytes_per_token:.3f} bytes a token")
+    return state

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from congling.tokenizer.kernels import Bytes, Ints, Longs, decode_utf8, scratch
-from congling.tokenizer.trie import BASE, CHECK, PIECE
+from congling.tokenizer.kernels import Bytes, Floats, Ids, decode_utf8, longest_document, walk_back
+from congling.tokenizer.trie import BASE, CHECK, LENGTH_BITS, TOKEN, Ints, Longs
 from congling.tokenizer.vocabulary import Vocabulary
-
-FIRST_ROW = 256  # of pieces: seed id 1 + 255; the row of byte b is 255 − b
 
 
 def read_seed(file: Path) -> Vocabulary:
@@ -21,16 +18,23 @@ def read_seed(file: Path) -> Vocabulary:
     A line that begins with a tab is the count of a control character that broke the line. ``,`` and three control
     characters, which the seed's file cannot hold, are added as the seed adds them. Ids follow the code points.
     """
+    try:
+        lines = file.read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such vocabulary") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 at byte {error.start}; it is no vocabulary of the seed") from None
     counts: dict[str, int] = {}
-    for number, line in enumerate(file.read_bytes().decode("utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         piece, tab, count = line.rpartition("\t")
-        if not line or (tab and not piece):
+        if line.startswith("\t") or not line.strip():
             continue
-        if not tab and line.strip() == "":
-            continue  # the control character itself
-        if not tab or not count.isdigit():
+        if tab and count.isascii() and count.isdigit() and int(count):
+            counts[piece] = int(count)
+        else:
             raise ValueError(f"{file}:{number}: expected piece, tab, count, found {line[:40]!r}")
-        counts[piece] = int(count)
+    if not counts:
+        raise ValueError(f"{file}: holds no pieces; expected piece, tab, count on each line")
     if "." in counts:
         counts |= {",": counts["."], "\r": 1, "\n": 1, "\t": 1}
     pieces = sorted(counts)
@@ -38,74 +42,55 @@ def read_seed(file: Path) -> Vocabulary:
     for piece in pieces:
         of_length[len(piece)] += counts[piece]
     scores = [math.log(counts[p] / of_length[len(p)]) for p in pieces]
-    return Vocabulary(
-        "seed", pieces, list(range(FIRST_ROW, FIRST_ROW + len(pieces))), scores, [counts[p] for p in pieces]
-    )
+    return Vocabulary("seed", pieces, scores, [counts[p] for p in pieces])
 
 
 @njit(cache=True, nogil=True)
 def encode_seed(
-    data: Bytes, offsets: Longs, cells: Ints, table: Ints, scores: NDArray[np.float64]
-) -> tuple[NDArray[np.uint32], Longs]:
-    """Rows of the seed's models for each document, and their offsets; scores [pieces] in float64, as the seed's."""
+    data: Bytes, offsets: Longs, cells: Ints, table: Ints, byte_ids: Ints, scores: Floats
+) -> tuple[Ids, Longs]:
+    """Rows of the seed's models for each document, and their offsets.
+
+    cells: of a trie that reads forwards. scores [rows]: natural logarithms in float64, as the seed's.
+    """
     out = np.empty(offsets[-1] - offsets[0], np.uint32)
     ends = np.zeros(len(offsets), np.int64)
-    codes, begins, _, origin, piece = scratch(offsets)
-    value = np.empty(len(codes), np.float64)
+    size = longest_document(offsets) + 2
+    codes, begins, back = np.empty(size, np.int32), np.empty(size, np.int64), np.empty(size, np.int32)
+    path, value = np.empty(size, np.uint32), np.empty(size, np.float64)
     at = 0
     for d in range(len(offsets) - 1):
         n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        _forward_seed(codes, n, cells, scores, value, origin, piece)
-        at = _emit_seed(data, n, begins, origin, piece, out, at)
-        ends[d + 1] = at
+        _forward(codes, n, cells, scores, value, back)
+        place = walk_back(data, n, begins, back, byte_ids, path)
+        ends[d + 1] = at + len(path) - place
+        out[at : ends[d + 1]] = path[place:]
+        at = ends[d + 1]
     return out[:at], ends
 
 
 @njit(cache=True, nogil=True)
-def _forward_seed(
-    codes: Ints, n: int, cells: Ints, scores: NDArray[np.float64], value: NDArray[np.float64], origin: Ints, piece: Ints
-) -> None:
-    """The seed takes matches by end, longest first. Scattering from each start in turn meets, for a fixed end, the
-    longest match first too, and whether a start is reached is settled when its turn comes."""
-    for j in range(n + 1):
-        origin[j] = -1
-    origin[0] = 0
+def _forward(codes: Ints, n: int, cells: Ints, scores: Floats, value: Floats, back: Ints) -> None:
+    """back[j] = the match stored at position j, 0 where no path arrived (the walk back takes bytes there).
+
+    The seed takes matches by end, longest first. Scattering from each start in turn meets, for a fixed end, the
+    longest match first too, and whether a start is reached is settled when its turn comes.
+    """
+    back[: n + 1] = 0
     value[0] = 0.0
-    reached = 0  # the nearest reached position at or before i
-    for i in range(n):
-        if origin[i] >= 0:
-            reached = i
-        slot, base, k = 0, cells[BASE], i
-        while k < n and codes[k] != 0 and base >= 0:
-            target = base + codes[k]
-            if cells[4 * target + CHECK] != slot:
+    reached = 0  # the nearest reached position at or before start
+    for start in range(n):
+        if back[start] != 0:
+            reached = start
+        slot, end = np.int64(codes[start + 1]), start + 1
+        while True:
+            token = cells[slot, TOKEN]
+            if token >> LENGTH_BITS:  # a piece ends here
+                new = value[reached] + scores[token >> LENGTH_BITS]
+                if back[end] == 0 or (reached == start and new > value[end]):
+                    value[end] = new
+                    back[end] = token
+            child = np.int64(cells[slot, BASE]) + np.int64(codes[end + 1])
+            if cells[child, CHECK] != slot:
                 break
-            slot = target
-            k += 1
-            number = cells[4 * slot + PIECE]
-            if number >= 0:
-                new = value[reached] + scores[number]
-                if origin[k] < 0 or (reached == i and new > value[k]):
-                    value[k] = new
-                    origin[k] = i
-                    piece[k] = number
-            base = cells[4 * slot + BASE]
-
-
-@njit(cache=True, nogil=True)
-def _emit_seed(data: Bytes, n: int, begins: Longs, origin: Ints, piece: Ints, out: NDArray[np.uint32], at: int) -> int:
-    """Walks back: the stored start where a path arrived, one character's bytes where none did; then turns round."""
-    place = at
-    j = n
-    while j > 0:
-        if origin[j] >= 0:
-            out[place] = FIRST_ROW + piece[j]
-            place += 1
-            j = np.int64(origin[j])
-        else:
-            for b in range(begins[j] - 1, begins[j - 1] - 1, -1):
-                out[place] = 255 - np.int64(data[b])
-                place += 1
-            j -= 1
-    out[at:place] = out[at:place][::-1].copy()
-    return place
+            slot, end = child, end + 1

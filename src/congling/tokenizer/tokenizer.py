@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from congling.corpus.documents import text_buffers
 from congling.tokenizer import vocabulary as vocab
-from congling.tokenizer.kernels import encode_documents
+from congling.tokenizer.kernels import Bytes, Ids, Keys, encode_documents, join_bytes
+from congling.tokenizer.passes import read_only
 from congling.tokenizer.seed import encode_seed, read_seed
-from congling.tokenizer.trie import make_trie
+from congling.tokenizer.trie import Longs, make_trie
 from congling.tokenizer.vocabulary import FIRST_BYTE, SPECIALS, Vocabulary
 
 FILE = "vocabulary.txt"
-Texts = Sequence[str] | Sequence[bytes] | Any  # or a pyarrow string array
+_CHUNK_BYTES = 4 << 20  # of text for one call of a kernel
+Texts = Sequence[str] | Sequence[bytes] | Any  # or a pyarrow string array, or its buffers (bytes, offsets [N + 1])
 
 
 class Tokenizer:
@@ -33,13 +35,14 @@ class Tokenizer:
         self._seed_kind = v.kind == "seed"
         self.special: dict[str, int] = {} if self._seed_kind else {name: n for n, name in enumerate(SPECIALS)}
         self.vocab_size = v.size
-        self._bytes = _byte_table(v)
-        self.token_bytes: NDArray[np.int32] = np.array([len(b) for b in self._bytes], np.int32)  # [V] raw bytes
-        fixed = np.zeros(len(v.pieces), np.int32) if self._seed_kind else np.array(v.scores, np.int32)
-        self._trie = make_trie(v.pieces, fixed)
-        self._scores = np.array(v.scores, np.float64)
-        self._ids = np.array(v.ids, np.int32)
-        self._byte_ids = np.arange(FIRST_BYTE, FIRST_BYTE + 256, dtype=np.int32)
+        units = np.zeros(len(v.pieces)) if self._seed_kind else np.array(v.scores)
+        ids = np.arange(v.first_id, v.size, dtype=np.int32)
+        self._trie = make_trie(v.pieces, units.astype(np.int32), ids, backwards=not self._seed_kind)
+        self._scores = np.concatenate([np.zeros(v.first_id), v.nats])  # by id
+        first = 255 - np.arange(256) if self._seed_kind else FIRST_BYTE + np.arange(256)
+        self._byte_ids = first.astype(np.int32)
+        self._data, self._offsets = _byte_table(v)
+        self.token_bytes: NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)  # [V] raw bytes of each id
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -67,44 +70,45 @@ class Tokenizer:
         return found
 
     def encode_batch(
-        self, texts: Texts, threads: int = 1, sample: float | None = None, seed: int = 0
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Ids of all texts in a row, and where each begins [N + 1]; the same whatever ``threads``.
+        self, texts: Texts, threads: int = 1, sample: float | None = None, seed: int = 0, first: int = 0
+    ) -> tuple[Ids, Longs]:
+        """Ids of all N texts in a row, and where each begins [N + 1]; the same whatever ``threads``.
 
-        sample: draw each segmentation with probability ∝ exp(sample · its score) in place of the best one; text n
-        depends on (seed, n) alone. Special tokens written in a text are ordinary text.
+        sample: draw each segmentation with probability ∝ exp(sample · its score in nats) in place of the best one (0:
+        all alike; large: the best). Text n depends on (seed, first + n) alone, so batches can be cut anywhere.
+        Special tokens written in a text are ordinary text.
         """
-        if sample is not None and (self._seed_kind or not sample > 0):
-            raise ValueError(f"sample = {sample}: must be above 0, with a vocabulary of our own kind")
-        data, offsets = text_buffers(texts) if isinstance(texts, pa.Array) else _buffers(texts)
-        cuts = _cuts(offsets, threads)
-        if len(cuts) == 2:
-            return self._encode(data, offsets, 0, sample or 0.0, seed)
-        with ThreadPoolExecutor(threads) as pool:
-            jobs = [
-                pool.submit(self._encode, data, offsets[a : b + 1], a, sample or 0.0, seed) for a, b in pairwise(cuts)
-            ]
-            parts = [job.result() for job in jobs]
-        starts = np.cumsum([0, *(len(ids) for ids, _ in parts)])
-        all_offsets = [offs[1:] + start for (_, offs), start in zip(parts, starts, strict=False)]
-        return np.concatenate([ids for ids, _ in parts]), np.concatenate([np.zeros(1, np.int64), *all_offsets])
+        if sample is not None and (self._seed_kind or not 0 <= sample < 1e6):
+            raise ValueError(f"sample = {sample}: must be 0 … 1e6, with a vocabulary of our own kind")
+        data, offsets = _buffers(texts)
+        keys = np.empty(0, np.uint64) if sample is None else _document_keys(seed, first, len(offsets) - 1)
+        cuts = _cuts(offsets)
 
-    def _encode(
-        self, data: NDArray[np.uint8], offsets: NDArray[np.int64], first: int, alpha: float, seed: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        cells, table = self._trie.cells, self._trie.table
+        def job(a: int, b: int) -> tuple[Ids, Longs]:
+            return self._encode(data, offsets[a : b + 1], sample or 0.0, keys[a:b])
+
+        if threads < 2 or len(cuts) <= 2:
+            return _join([job(a, b) for a, b in pairwise(cuts)])
+        with ThreadPoolExecutor(threads) as pool:
+            return _join(list(pool.map(job, cuts[:-1], cuts[1:])))
+
+    def _encode(self, data: Bytes, offsets: Longs, alpha: float, keys: Keys) -> tuple[Ids, Longs]:
+        trie = self._trie
         if self._seed_kind:
-            return encode_seed(data, offsets, cells, table, self._scores)
-        return encode_documents(data, offsets, cells, table, self._ids, self._byte_ids, alpha, seed, first)
+            return encode_seed(data, offsets, trie.cells, trie.table, self._byte_ids, self._scores)
+        return encode_documents(data, offsets, trie.cells, trie.table, self._byte_ids, alpha, keys)
 
     # -- ids to text -------------------------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; special ids stand for none. Raises ValueError for an id outside."""
-        try:
-            return b"".join([self._bytes[i] for i in ids])
-        except IndexError:
-            raise ValueError(f"ids must be 0 … {self.vocab_size - 1}") from None
+        wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if wanted.size and wanted.dtype.kind not in "iu":
+            raise ValueError(f"ids must be whole numbers, not {wanted.dtype}")
+        if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.vocab_size:
+            raise ValueError(f"ids {wanted.min()} … {wanted.max()}: must be 0 … {self.vocab_size - 1}")
+        joined: bytes = join_bytes(wanted.astype(np.int64), self._data, self._offsets).tobytes()
+        return joined
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of ids; ``errors`` as for ``bytes.decode``."""
@@ -139,27 +143,51 @@ class Tokenizer:
         return self.special[name]
 
 
-def _byte_table(v: Vocabulary) -> list[bytes]:
-    """Bytes of every id, in order."""
+def _byte_table(v: Vocabulary) -> tuple[Bytes, Longs]:
+    """Bytes of every id in a row, and where they begin [V + 1]."""
     if v.kind == "seed":
         first = [bytes([255 - row]) for row in range(256)]
     else:
         first = [b""] * FIRST_BYTE + [bytes([b]) for b in range(256)]
-    return first + [piece.encode("utf-8") for piece in v.pieces]
+    return _flat(first + [piece.encode("utf-8") for piece in v.pieces])
 
 
-def _buffers(texts: Sequence[str] | Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    encoded = [t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in texts]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(b) for b in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+def _buffers(texts: Texts) -> tuple[Bytes, Longs]:
+    """(bytes, offsets), both read-only: numba compiles once for such arrays and once more for writable ones."""
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        found = text_buffers(texts)
+    elif isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
+        found = np.ascontiguousarray(texts[0], np.uint8), np.ascontiguousarray(texts[1], np.int64)
+    elif isinstance(texts, str | bytes):
+        raise ValueError("encode_batch takes a list of texts; for one text use encode")
+    else:
+        found = _flat([t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in texts])
+    return read_only(found[0]), read_only(found[1])
 
 
-def _cuts(offsets: NDArray[np.int64], threads: int) -> list[int]:
-    """Document numbers that cut the text into ``threads`` parts of about equal bytes; small texts stay whole."""
-    total = int(offsets[-1] - offsets[0])
-    if threads < 2 or total < 1 << 16:
-        return [0, len(offsets) - 1]
-    wanted = offsets[0] + total * np.arange(1, threads) // threads
+def _flat(parts: Sequence[bytes]) -> tuple[Bytes, Longs]:
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets
+
+
+def _document_keys(seed: int, first: int, count: int) -> Keys:
+    """A state of the random numbers for each of the documents ``first`` …, from (seed, number) alone."""
+    mixed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+    return mixed + np.arange(first, first + count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)
+
+
+def _cuts(offsets: Longs) -> list[int]:
+    """Document numbers that cut the text into chunks of about ``_CHUNK_BYTES``."""
+    wanted = np.arange(offsets[0], offsets[-1], _CHUNK_BYTES)[1:]
     inner = np.searchsorted(offsets, wanted).tolist()
     return sorted({0, *inner, len(offsets) - 1})
+
+
+def _join(parts: Sequence[tuple[Ids, Longs]]) -> tuple[Ids, Longs]:
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(ids) for ids, _ in parts)])
+    offsets = [own[1:] + start for (_, own), start in zip(parts, starts, strict=False)]
+    ids = np.concatenate([np.empty(0, np.uint32), *(ids for ids, _ in parts)])
+    return ids, np.concatenate([np.zeros(1, np.int64), *offsets])

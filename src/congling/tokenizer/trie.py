@@ -1,11 +1,14 @@
-"""A trie over dense character codes, as a double array.
+"""A trie over dense character codes, as a double array that a segmentation kernel walks backwards from each position.
 
 While it is built a trie is two arrays, ``parent`` and ``code`` of each node (node 0 is the root, parents come before
-their children). For walking it becomes one int32 array of cells, four numbers a slot: base, check, score, piece. The
-child of slot s by code c is t = base[s] + c, if check[t] = s. One cache line tells all about a step.
+their children). For walking it becomes cells, four int32 a slot: base, check, score, token. The child of slot s by
+code c is t = base[s] + c, if check[t] = s. One cache line tells all about a step.
 
-Source: Aoe 1989 ("An efficient digital search algorithm by using a double-array structure"); placement is first fit
-with a cursor that leaves dense regions behind.
+Every character has a code, so no position is without a token: codes 1 … 4 stand for the characters of 1 … 4 bytes that
+no piece contains (a byte that is not UTF-8 is one of 1 byte). The slot of a first character is its code.
+
+Source: Aoe 1989 ("An efficient digital search algorithm by using a double-array structure"). Placement is first fit,
+nodes with many children first; those with one child then fill the holes.
 """
 
 from collections.abc import Sequence
@@ -15,58 +18,82 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-BASE, CHECK, SCORE, PIECE = 0, 1, 2, 3  # columns of a cell
-_FREE = -1
+BASE, CHECK, SCORE, TOKEN = 0, 1, 2, 3  # columns of a cell
+SCALE = 1_000_000  # score units a nat
+BYTE_SCORE = -30 * SCALE  # of a byte token: below any piece's, as a piece counted once in 10¹³ has −29.9 nats
+LOWEST_SCORE = BYTE_SCORE + 1
+NO_PIECE = -(1 << 31)  # score of a node where no piece ends: below MAX_LENGTH characters of 4 byte tokens each
+MAX_LENGTH = 16  # characters of a piece
+LENGTH_BITS = 5  # a token is number << 5 | length in characters; number 0: the bytes of one character
+FIRST_CODE = 5  # of the characters in pieces
+NUM_CODE_POINTS = 0x110000
+_DENSE = 256  # slots: where a node fits only so far on, no other with many children is tried
+
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
-NUM_CODE_POINTS = 0x110000
 
 
 @dataclass(frozen=True)
 class Trie:
-    """cells: int32 [4·slots]; table: int32 [0x110000] code point → dense code (0: begins or continues no piece)."""
+    """cells: int32 [slots, 4]; table: int32 [0x110000] code point → dense code."""
 
-    cells: NDArray[np.int32]
-    table: NDArray[np.int32]
+    cells: Ints
+    table: Ints
 
 
-def character_table(characters: Sequence[int]) -> NDArray[np.int32]:
-    """Dense codes 1, 2, … for the code points given, in that order."""
-    table = np.zeros(NUM_CODE_POINTS, np.int32)
-    table[np.asarray(characters, np.int64)] = np.arange(1, len(characters) + 1)
+def character_table(characters: NDArray[np.int64]) -> Ints:
+    """Dense codes 5, 6, … for the code points given, in that order; for all others the number of their bytes."""
+    table = np.empty(NUM_CODE_POINTS, np.int32)
+    for begin, size in ((0, 1), (0x80, 2), (0x800, 3), (0x10000, 4)):
+        table[begin:] = size
+    table[characters] = np.arange(FIRST_CODE, FIRST_CODE + len(characters))
     return table
 
 
-def make_trie(pieces: Sequence[str], scores: NDArray[np.int32]) -> Trie:
-    """The trie of ``pieces`` (distinct, not empty); piece n has score n and is found as number n."""
-    text = np.array([ord(c) for piece in pieces for c in piece], np.int64)
-    lengths = np.array([len(piece) for piece in pieces], np.int64)
+def make_trie(pieces: Sequence[str], scores: Ints, numbers: Ints, *, backwards: bool = True) -> Trie:
+    """The trie of ``pieces`` (distinct, not empty), each found under its number (above 0) with its score.
+
+    backwards: pieces are read from their last character.
+    """
+    words = [piece[::-1] for piece in pieces] if backwards else pieces
+    text = np.array([ord(c) for word in words for c in word], np.int64)
     characters, counts = np.unique(text, return_counts=True)
-    table = character_table(characters[np.argsort(-counts, kind="stable")].tolist())
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    parent, code, last = _insert(table[text], offsets)
-    terminal = np.full(len(parent), -1, np.int32)
-    terminal[last] = np.arange(len(pieces))
-    return Trie(double_array(parent, code, terminal, scores), table)
+    characters = characters[np.argsort(-counts, kind="stable")]
+    lengths = np.array([len(piece) for piece in pieces], np.int64)
+    table = character_table(characters)
+    parent, code, last = _insert(table[text], np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+    return Trie(make_cells(parent, code, last, scores, numbers, lengths, characters), table)
 
 
-def double_array(
-    parent: NDArray[np.int32], code: NDArray[np.int32], terminal: NDArray[np.int32], scores: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Cells of the trie (parent, code); terminal [nodes]: number of the piece that ends there, or −1."""
-    order = np.lexsort((code[1:], parent[1:])) + 1  # children, grouped by parent
-    first = np.searchsorted(parent[order], np.arange(len(parent) + 1))
-    base, check, slot = _place(order.astype(np.int64), first.astype(np.int64), code, int(code.max(initial=0)))
-    cells = np.zeros((len(base), 4), np.int32)
-    cells[:, BASE], cells[:, CHECK], cells[:, PIECE] = base, check, -1
-    ends = terminal >= 0
-    cells[slot[ends], PIECE] = terminal[ends]
-    cells[slot[ends], SCORE] = scores[terminal[ends]]
-    return cells.reshape(-1)
+def make_cells(
+    parent: Ints, code: Ints, ends: Longs, scores: Ints, numbers: Ints, lengths: Longs, characters: Longs
+) -> Ints:
+    """Cells [slots, 4] of the trie (parent, code) in which piece n ends at node ``ends[n]``.
+
+    characters: code points of the codes 5, 6, …
+    """
+    num_codes = FIRST_CODE + len(characters)
+    by_parent = np.argsort(parent[1:], kind="stable") + 1
+    first_child = np.searchsorted(parent[by_parent], np.arange(len(parent) + 1))
+    num_children = np.diff(first_child)
+    order = np.argsort(-num_children, kind="stable")
+    order = order[(num_children[order] > 0) & (order > 0)]
+    base, slot, size = _place(order, first_child, by_parent, parent, code, num_codes)
+    cells = np.zeros((size, 4), np.int32)
+    cells[:, CHECK], cells[:, SCORE], cells[:, TOKEN] = -1, NO_PIECE, 1
+    cells[1:num_codes, CHECK] = 0
+    sizes = np.concatenate([[1, 2, 3, 4], 1 + np.searchsorted([0x80, 0x800, 0x10000], characters, "right")])
+    cells[1:num_codes, SCORE] = BYTE_SCORE * sizes
+    cells[slot, BASE] = base
+    inner = parent > 0
+    cells[slot[inner], CHECK] = slot[parent[inner]]
+    cells[slot[ends], SCORE] = scores
+    cells[slot[ends], TOKEN] = numbers.astype(np.int64) << LENGTH_BITS | lengths
+    return cells
 
 
 @njit(cache=True, nogil=True)
-def _insert(codes: Ints, offsets: Longs) -> tuple[Ints, Ints, Ints]:
+def _insert(codes: Ints, offsets: Longs) -> tuple[Ints, Ints, Longs]:
     """Parent and code of each node, and the last node of each word, for words codes[offsets[n]:offsets[n + 1]]."""
     limit = len(codes) + 1
     size = 4
@@ -76,7 +103,7 @@ def _insert(codes: Ints, offsets: Longs) -> tuple[Ints, Ints, Ints]:
     nodes = np.zeros(size, np.int32)
     parent = np.zeros(limit, np.int32)
     code = np.zeros(limit, np.int32)
-    last = np.zeros(len(offsets) - 1, np.int32)
+    last = np.zeros(len(offsets) - 1, np.int64)
     count = 1
     for word in range(len(offsets) - 1):
         node = 0
@@ -95,68 +122,64 @@ def _insert(codes: Ints, offsets: Longs) -> tuple[Ints, Ints, Ints]:
 
 
 @njit(cache=True, nogil=True)
+def hash_key(key: int) -> int:
+    """A mixed, non-negative 63-bit number (Fibonacci hashing)."""
+    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(0x7FFFFFFFFFFFFFFF))
+
+
+@njit(cache=True, nogil=True)
 def find(keys: Longs, key: int) -> int:
     """Where ``key`` is, or may be put, in a table of a power of two with linear probing (−1: free)."""
     mask = len(keys) - 1
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    place = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
+    place = hash_key(key) & mask
     while keys[place] != -1 and keys[place] != key:
         place = (place + 1) & mask
     return place
 
 
 @njit(cache=True, nogil=True)
-def _place(order: Longs, first: Longs, code: Ints, max_code: int) -> tuple[Ints, Ints, Longs]:
-    """Slots for all nodes; the arrays end with max_code free slots, so that base + code is always inside."""
-    num_nodes = len(first) - 1
-    capacity = 2 * num_nodes + 4 * max_code + 64
-    base = np.full(capacity, -1, np.int32)
-    check = np.full(capacity, _FREE, np.int32)
-    slot = np.zeros(num_nodes, np.int64)
-    check[0] = 0
-    cursor, highest = max_code + 1, 0
-    for node in range(num_nodes):
-        begin, end = first[node], first[node + 1]
-        if begin == end:
-            continue
-        start = cursor
-        b, taken, at = _fit(check, code, order, begin, end, start)
-        if at - start > 64 and taken * 20 > (at - start) * 19:
-            cursor = at  # nearly full up to here: do not look again
-        base[slot[node]] = b
-        for child in order[begin:end]:
-            position = b + code[child]
-            slot[child] = position
-            check[position] = slot[node]
-            highest = max(highest, position)
-        if highest + 3 * max_code + 64 > len(check):
-            base, check = _longer(base), _longer(check)
-    size = highest + max_code + 2
-    return base[:size].copy(), check[:size].copy(), slot
-
-
-@njit(cache=True, nogil=True)
-def _fit(check: Ints, code: Ints, order: Longs, begin: int, end: int, start: int) -> tuple[int, int, int]:
-    """First base whose slots are free for all children; also how many slots on the way were taken, and where it is."""
-    position, taken = start, 0
-    lowest = code[order[begin]]
-    while True:
-        if check[position] != _FREE:
-            taken += 1
+def _place(
+    order: Longs, first_child: Longs, by_parent: Longs, parent: Ints, code: Ints, num_codes: int
+) -> tuple[Longs, Longs, int]:
+    """Base and slot of all nodes, and the number of slots, so many that base + code is always inside."""
+    num_nodes = len(parent)
+    base, slot = np.zeros(num_nodes, np.int64), np.zeros(num_nodes, np.int64)
+    taken = np.zeros(2 * num_nodes + 4 * num_codes, np.bool_)
+    taken[:num_codes] = True
+    for node in range(1, num_nodes):
+        if parent[node] == 0:
+            slot[node] = code[node]
+    cursor = free = highest = num_codes  # many children are placed from cursor on, an only child at the first free
+    for node in order:
+        children = by_parent[first_child[node] : first_child[node + 1]]
+        if len(children) == 1:
+            while taken[free]:
+                free += 1
+            position = free
         else:
-            b = position - lowest
-            fits = True
-            for child in order[begin + 1 : end]:
-                if check[b + code[child]] != _FREE:
-                    fits = False
-                    break
-            if fits:
-                return b, taken, position
-        position += 1
+            position = _fit(taken, code, children, cursor)
+            if position - cursor > _DENSE:
+                cursor = position
+        base[node] = position - code[children[0]]
+        for child in children:
+            slot[child] = base[node] + code[child]
+            taken[slot[child]] = True
+            highest = max(highest, slot[child])
+        if highest + 3 * num_codes > len(taken):
+            taken = np.concatenate((taken, np.zeros(len(taken), np.bool_)))
+    return base, slot, highest + num_codes + 1
 
 
 @njit(cache=True, nogil=True)
-def _longer(array: Ints) -> Ints:
-    longer = np.full(2 * len(array), -1, np.int32)
-    longer[: len(array)] = array
-    return longer
+def _fit(taken: NDArray[np.bool_], code: Ints, children: Longs, start: int) -> int:
+    """The first slot from ``start`` on where the first child fits with all others around it."""
+    position = start
+    while True:
+        base = position - code[children[0]]
+        fits = base > 0
+        for child in children:
+            fits = fits and not taken[base + code[child]]
+        if fits:
+            return position
+        position += 1

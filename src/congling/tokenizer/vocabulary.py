@@ -1,119 +1,168 @@
 """The vocabulary and its file: a text that people can read.
 
-``vocabulary.txt`` begins with ``# congling vocabulary 1 <kind>``; then one ``id<TAB>piece<TAB>score<TAB>count`` a
-line, ids rising. Kind ``congling``: 16 special ids, 256 bytes (``<0x00>`` …), then pieces, most counted first. Kind
-``seed``: pieces only, at the rows that the seed's models take (SEED §2). In a piece, backslash, control characters
-and white space but the plain space are written as ``\\\\``, ``\\n``, ``\\u3000`` …; scores are natural logarithms.
+``vocabulary.txt`` begins with three lines, ``# congling vocabulary 1``, ``# kind congling`` (or ``seed``) and
+``# size N``; then one ``id<TAB>piece<TAB>score<TAB>count`` a line, ids rising from the first to N − 1. Kind
+``congling``: 16 special ids, 256 bytes (``<0x00>`` …), then pieces, most counted first. Kind ``seed``: pieces alone,
+at the rows that the seed's models take (SEED §2). Scores are natural logarithms, in the first kind to exactly six
+decimals. In a piece, backslash, control characters, white space but the plain space, and marks that show nothing are
+written ``\\\\``, ``\\n``, ``\\r``, ``\\t``, ``\\u3000``, ``\\U000e0001``.
 """
 
+import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from congling import artifact
-from congling.tokenizer.kernels import SCALE
+from congling.tokenizer.trie import LOWEST_SCORE, MAX_LENGTH, SCALE
 
 Kind = Literal["congling", "seed"]
 NAMED = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIALS = (*NAMED, *(f"<|reserved_{n}|>" for n in range(len(NAMED), 16)))
 FIRST_BYTE = len(SPECIALS)
 FIRST_PIECE = FIRST_BYTE + 256
-_HEADER = "# congling vocabulary 1 "
+FIRST_SEED_ROW = 256  # of pieces: seed id 1 + 255; the row of byte b is 255 − b
+_MAGIC = "# congling vocabulary 1"
+_FIXED = (*SPECIALS, *(f"<0x{b:02X}>" for b in range(256)))  # what comes before the pieces
 _NAMES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_ESCAPE = re.compile(r"\\(\\|n|r|t|u[0-9a-f]{4}|U[0-9a-f]{8})")
+# Control characters, spaces, soft hyphen, joiners and marks of direction, variation selectors, byte order mark, tags.
+_HIDDEN = re.compile(
+    "[\\\\\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u3000\u3164\ud800-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff]"
+)
+_ESCAPE = re.compile(r"\\(?:[\\nrt]|u[0-9a-f]{4}|U[0-9a-f]{8}|())")  # the group: a backslash that begins none
+_NUMBER, _SCORE, _EXACT = re.compile(r"0|[1-9][0-9]*"), re.compile(r"-?[0-9]+\.[0-9]{6}"), re.compile(r"[-+.0-9e]+")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """pieces, their ids (rising), scores (units of 2⁻²⁰ nats; for the seed's kind, natural logarithms) and counts."""
+    """pieces (in the order of their ids, which are consecutive), their scores and their counts in the last round.
+
+    Scores are units of 10⁻⁶ nats (int), in the seed's kind natural logarithms (float).
+    """
 
     kind: Kind
     pieces: list[str]
-    ids: list[int]
     scores: list[int] | list[float]
     counts: list[int]
 
     @property
+    def first_id(self) -> int:
+        """Id of the first piece."""
+        return FIRST_PIECE if self.kind == "congling" else FIRST_SEED_ROW
+
+    @property
     def size(self) -> int:
         """Number of ids."""
-        return self.ids[-1] + 1 if self.ids else FIRST_PIECE
+        return self.first_id + len(self.pieces)
+
+    @cached_property
+    def nats(self) -> list[float]:
+        """The scores as natural logarithms."""
+        return [score / SCALE for score in self.scores] if self.kind == "congling" else list(self.scores)
 
 
 def write(vocabulary: Vocabulary, file: Path) -> None:
     """Writes the vocabulary file, whole or not at all."""
-    lines = [_HEADER + vocabulary.kind]
+    lines = [_MAGIC, f"# kind {vocabulary.kind}", f"# size {vocabulary.size}"]
     if vocabulary.kind == "congling":
-        lines += [f"{n}\t{name}\t0\t0" for n, name in enumerate(SPECIALS)]
-        lines += [f"{FIRST_BYTE + b}\t<0x{b:02X}>\t0\t0" for b in range(256)]
-    rows = zip(vocabulary.ids, vocabulary.pieces, vocabulary.scores, vocabulary.counts, strict=True)
-    exact = vocabulary.kind == "seed"
-    for number, piece, score, count in rows:
-        shown = repr(float(score)) if exact else f"{score / SCALE:.7f}"
+        lines += [f"{n}\t{name}\t0\t0" for n, name in enumerate(_FIXED)]
+    rows = zip(vocabulary.pieces, vocabulary.scores, vocabulary.counts, strict=True)
+    for number, (piece, score, count) in enumerate(rows, vocabulary.first_id):
+        shown = f"{_decimal(int(score))}" if vocabulary.kind == "congling" else repr(float(score))
         lines.append(f"{number}\t{escape(piece)}\t{shown}\t{count}")
     artifact.atomic_write(file, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
 def read(file: Path) -> Vocabulary:
-    """Reads a vocabulary file. Raises ValueError that names file and line."""
+    """Reads a vocabulary file. Raises ValueError that names file and line for whatever ``write`` would not write."""
     try:
         lines = file.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 at byte {error.start}; it is no vocabulary file") from None
     except FileNotFoundError:
-        raise ValueError(f"{file}: no such vocabulary") from None
-    kind = lines[0].removeprefix(_HEADER)
-    if not lines[0].startswith(_HEADER) or kind not in ("congling", "seed"):
-        raise ValueError(f"{file}: does not begin with '{_HEADER}congling'; it is no vocabulary file of this version")
+        raise ValueError(f"{file}: no such vocabulary; train one first") from None
+    if lines[0] != _MAGIC:
+        raise ValueError(f"{file}:1: expected {_MAGIC!r}, found {lines[0][:40]!r}; it is no vocabulary of this version")
+    kind: Kind = "seed" if lines[1:2] == ["# kind seed"] else "congling"
+    if lines[1:2] != [f"# kind {kind}"]:
+        raise ValueError(f"{file}:2: expected '# kind congling' or '# kind seed', found {''.join(lines[1:2])[:40]!r}")
     if lines.pop() != "":
         raise ValueError(f"{file}:{len(lines) + 1}: the last line is cut off")
-    rows = [_parse(line, f"{file}:{n}") for n, line in enumerate(lines[1:], 2)]
-    if kind == "congling":
-        _check_fixed(rows, file)
-        rows = rows[FIRST_PIECE:]
-    _check_pieces(rows, file, FIRST_PIECE if kind == "congling" else 256)
-    ids, pieces = [row[0] for row in rows], [unescape(row[1]) for row in rows]
-    if kind == "seed":
-        return Vocabulary("seed", pieces, ids, [row[2] for row in rows], [row[3] for row in rows])
-    return Vocabulary("congling", pieces, ids, [round(row[2] * SCALE) for row in rows], [row[3] for row in rows])
+    return _read_rows(file, kind, lines)
 
 
-def _parse(line: str, where: str) -> tuple[int, str, float, int]:
+def _read_rows(file: Path, kind: Kind, lines: list[str]) -> Vocabulary:
+    fixed = _FIXED if kind == "congling" else ()
+    for n, name in enumerate(fixed):
+        if len(lines) <= n + 3 or lines[n + 3] != f"{n}\t{name}\t0\t0":
+            raise ValueError(f"{file}:{n + 4}: expected id {n}, {name}, 0, 0 between tabs")
+    pieces: dict[str, tuple[int | float, int]] = {}
+    vocabulary = Vocabulary(kind, [], [], [])
+    for n, line in enumerate(lines[3 + len(fixed) :]):
+        where = f"{file}:{n + 4 + len(fixed)}"
+        piece, score, count = _parse(line, kind, vocabulary.first_id + n, where)
+        if not 0 < len(piece) <= MAX_LENGTH or piece in pieces:
+            problem = "is there twice" if piece in pieces else f"must have 1 … {MAX_LENGTH} characters"
+            raise ValueError(f"{where}: piece {piece!r} {problem}")
+        pieces[piece] = score, count
+    scores = [score for score, _ in pieces.values()]
+    vocabulary = Vocabulary(kind, list(pieces), scores, [count for _, count in pieces.values()])
+    if lines[2:3] != [f"# size {vocabulary.size}"]:
+        raise ValueError(f"{file}:3: expected '# size {vocabulary.size}', as many ids as follow, found {lines[2:3]}")
+    return vocabulary
+
+
+def _parse(line: str, kind: Kind, number: int, where: str) -> tuple[str, int | float, int]:
+    """(piece, score, count) of a line that must have the id ``number``."""
     fields = line.split("\t")
+    if len(fields) != 4:
+        raise ValueError(f"{where}: expected id, piece, score, count between tabs, found {line[:60]!r}")
+    if fields[0] != str(number):
+        raise ValueError(f"{where}: expected id {number}, found {fields[0][:40]!r}")
+    if not _NUMBER.fullmatch(fields[3]) or int(fields[3]) >= 1 << 63:
+        raise ValueError(f"{where}: count {fields[3][:40]!r} is not a whole number")
+    score = _score(fields[2], kind)
+    if score is None:
+        raise ValueError(f"{where}: score {fields[2][:40]!r} is not a natural logarithm of the kind {kind}")
+    for found in _ESCAPE.finditer(fields[1]):
+        if found[1] is not None or (found[0][1] == "U" and int(found[0][2:], 16) > 0x10FFFF):
+            raise ValueError(f"{where}: piece {fields[1][:40]!r} has a backslash that begins no escape")
+    piece = unescape(fields[1])
+    if any("\ud800" <= c <= "\udfff" for c in piece):
+        raise ValueError(f"{where}: piece {fields[1][:40]!r} is half of a surrogate pair, which UTF-8 has not")
+    return piece, score, int(fields[3])
+
+
+def _score(text: str, kind: Kind) -> int | float | None:
+    if kind == "congling":
+        units = int(text.replace(".", "")) if _SCORE.fullmatch(text) else 1
+        return units if LOWEST_SCORE <= units <= 0 else None
     try:
-        number, piece, score, count = fields
-        return int(number), piece, float(score), int(count)
+        nats = float(text) if _EXACT.fullmatch(text) else math.nan
     except ValueError:
-        raise ValueError(f"{where}: expected id, piece, score, count between tabs, found {line[:60]!r}") from None
+        return None
+    return nats if -math.inf < nats <= 0 else None
 
 
-def _check_fixed(rows: list[tuple[int, str, float, int]], file: Path) -> None:
-    expected = [*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))]
-    for n, name in enumerate(expected):
-        if n >= len(rows) or rows[n][:2] != (n, name):
-            raise ValueError(f"{file}:{n + 2}: expected id {n}, {name}")
-
-
-def _check_pieces(rows: list[tuple[int, str, float, int]], file: Path, first: int) -> None:
-    seen: set[str] = set()
-    for n, row in enumerate(rows):
-        if row[0] != first + n:
-            raise ValueError(f"{file}: id {row[0]} where {first + n} should be")
-        if not row[1] or row[1] in seen:
-            raise ValueError(f"{file}: id {row[0]}: piece {row[1]!r} is empty or there twice")
-        seen.add(row[1])
+def _decimal(units: int) -> str:
+    """−1234567 → '-1.234567', exactly."""
+    whole, rest = divmod(-units, SCALE)
+    return f"{'-' if units else ''}{whole}.{rest:06d}"
 
 
 def escape(piece: str) -> str:
-    """A piece on one line of a tab-separated file."""
-    return "".join(_NAMES.get(c) or (c if c == " " or c.isprintable() else _code(c)) for c in piece)
+    """A piece as it stands in a vocabulary file: on one line, nothing hidden."""
+    return _HIDDEN.sub(lambda m: _NAMES.get(m[0]) or _code(ord(m[0])), piece)
 
 
 def unescape(text: str) -> str:
     """What ``escape`` was given."""
-    names = {shown[1]: c for c, shown in _NAMES.items()}
-    return _ESCAPE.sub(lambda m: names.get(m[1]) or chr(int(m[1][1:], 16)), text)
+    names = {shown: c for c, shown in _NAMES.items()}
+    return _ESCAPE.sub(lambda m: names.get(m[0]) or chr(int(m[0][2:], 16)), text)
 
 
-def _code(c: str) -> str:
-    return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
+def _code(point: int) -> str:
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"

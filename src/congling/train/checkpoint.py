@@ -1,8 +1,8 @@
 """Complete checkpoints: weights, optimizer, random state, position; hashed, atomic, and refused when damaged.
 
 ``checkpoints/step-0000120/`` holds ``weights.safetensors``, ``optimizer.safetensors`` and ``state.json`` (step,
-fingerprints, the hashes of both files). The folder is written under another name and renamed, so a kill leaves a whole
-one or none.
+fingerprint of the data, the hashes of both files and of itself). The folder is written under another name and renamed,
+so a kill leaves a whole one or none.
 """
 
 import json
@@ -30,7 +30,7 @@ class Checkpoint:
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    state: dict[str, Any]  # JSON
+    state: dict[str, Any]  # JSON; with "ends_phase" true it is kept always
 
 
 class Checkpoints:
@@ -43,16 +43,17 @@ class Checkpoints:
         """Writes a checkpoint durably, then deletes those that need not be kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self._path(checkpoint.step)
-        temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         if final.exists():
             return
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
             self._write(temporary, checkpoint)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         os.replace(temporary, final)
+        _sync(self.folder)
         self._retire()
 
     def _write(self, folder: Path, checkpoint: Checkpoint) -> None:
@@ -66,49 +67,85 @@ class Checkpoints:
             "data": self._data,
             "hashes": {name: artifact.hash_file(folder / name) for name in (_WEIGHTS, _OPTIMIZER)},
         }
-        artifact.write_json(folder / _STATE, state)
+        artifact.write_json(folder / _STATE, {**state, "hash": artifact.hash_json(state)})
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, verified; None when there is none. Raises ArtifactError when it cannot be used."""
+        for torn in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(torn)
         steps = self._steps()
         if not steps:
             return None
-        folder = self._path(steps[-1])
         try:
-            return self._load(folder)
-        except (OSError, json.JSONDecodeError, KeyError, ValueError) as error:
-            offer = f"go on from step {steps[-2]}" if len(steps) > 1 else "begin again"
-            raise ArtifactError(f"{error}; delete the folder {folder} and give the same command to {offer}") from None
+            found = self._load(steps[-1])
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; {self._way_out(steps)}") from None
+        if found.state["data"] != self._data:
+            raise ArtifactError(
+                f"checkpoint {self._path(found.step)}: was made with other training data; "
+                f"bring that data back, or delete the folder {self.folder} to begin again"
+            )
+        return found
 
-    def _load(self, folder: Path) -> Checkpoint:
-        try:
-            state = json.loads((folder / _STATE).read_text())
-            found, hashes = state["format"], state["hashes"]
-        except (json.JSONDecodeError, KeyError, FileNotFoundError, UnicodeDecodeError):
-            raise ArtifactError(f"checkpoint {folder / _STATE}: missing or damaged") from None
-        if found != _FORMAT:
-            raise ArtifactError(f"checkpoint {folder}: format {found}, this version reads {_FORMAT}")
-        for name, expected in hashes.items():
+    def _load(self, step: int) -> Checkpoint:
+        folder = self._path(step)
+        state = _read_state(folder / _STATE)
+        if state["format"] != _FORMAT:
+            raise ArtifactError(f"checkpoint {folder}: format {state['format']}, this version reads {_FORMAT}")
+        for name, expected in state["hashes"].items():
             if not (folder / name).is_file() or artifact.hash_file(folder / name) != expected:
-                raise ArtifactError(f"checkpoint {folder / name}: missing or damaged, its hash is another")
-        if state["data"] != self._data:
-            raise ArtifactError(f"checkpoint {folder}: was made with other training data")
+                raise ArtifactError(f"checkpoint file {folder / name}: missing or damaged, its hash is another")
         weights, optimizer = (load((folder / name).read_bytes()) for name in (_WEIGHTS, _OPTIMIZER))
         return Checkpoint(state["step"], weights, optimizer, state)
 
+    def _way_out(self, steps: list[int]) -> str:
+        """What to do when the last of ``steps`` is damaged: the newest whole one before it is offered."""
+        for number in range(len(steps) - 1, 0, -1):
+            try:
+                self._load(steps[number - 1])
+            except ArtifactError:
+                continue
+            damaged = " and ".join(str(self._path(step)) for step in steps[number:])
+            return f"delete {damaged} and give the same command to go on from step {steps[number - 1]}"
+        return f"delete {self.folder} and give the same command to begin again"
+
     def _retire(self) -> None:
         """Keeps the newest few, and the last of every length phase."""
-        steps = self._steps()
-        for step in steps[: -self._keep]:
-            state = json.loads((self._path(step) / _STATE).read_text())
-            if not state.get("ends_phase"):
-                shutil.rmtree(self._path(step))
+        for step in self._steps()[: -self._keep]:
+            try:
+                disposable = not _read_state(self._path(step) / _STATE).get("ends_phase")
+            except ArtifactError:
+                disposable = False  # damaged: a person may want to look at it
+            if disposable:
+                torn = self._path(step).with_name(f".{self._path(step).name}.tmp")
+                os.replace(self._path(step), torn)  # a kill while deleting must not leave half a checkpoint
+                shutil.rmtree(torn)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:07d}"
 
     def _steps(self) -> list[int]:
         return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads(file.read_bytes())
+        whole = state.pop("hash") == artifact.hash_json(state)
+    except (OSError, ValueError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise ArtifactError(f"checkpoint file {file}: missing or damaged")
+    return state
+
+
+def _sync(folder: Path) -> None:
+    """Makes a rename within ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def random_state() -> Tensor:

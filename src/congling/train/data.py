@@ -38,28 +38,45 @@ class BatchSource(Protocol):
 
 
 class TokenWindows:
-    """Windows of a token stream, each token once an epoch. Raises ValueError when it has no whole block."""
+    """Windows of a token stream, each token once an epoch. Raises ValueError when it has no whole block.
 
-    def __init__(self, dataset: TokenDataset, block_len: int, seed: int) -> None:
-        self._dataset, self._block_len, self._seed = dataset, block_len, seed
-        self._num_blocks = (dataset.total - 1) // block_len  # a window needs one token more, for the last target
+    end_id: attention stays within a document, of which this id is the last; None: a window is one text.
+    """
+
+    def __init__(self, dataset: TokenDataset, block_len: int, seed: int, end_id: int | None = None) -> None:
+        self._dataset, self._block_len, self._seed, self._end_id = dataset, block_len, seed, end_id
+        # A window needs one token more, for its last target; what no block fills is where an epoch may begin later.
+        self._num_blocks, self._spare = divmod(dataset.total - 1, block_len)
         if self._num_blocks < 1:
             raise ValueError(
                 f"{dataset.folder}: {dataset.total} {dataset.split} tokens are too few for one sequence of "
                 f"{block_len}; clean more text, or set shorter lengths"
             )
+        self.epoch_tokens = self._num_blocks * block_len
         self.fingerprint = dataset.fingerprint
 
     def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
+        """Rows of ``seq_len``, a divisor of ``block_len``, from ``position``, a multiple of it."""
         windows = np.stack([self._window(position + row * seq_len, seq_len) for row in range(num_rows)])
-        both = torch.from_numpy(windows.astype(np.int64))  # [B, T + 1]
-        return Batch(both[:, :-1].contiguous(), both[:, 1:].contiguous())
+        return windows_batch(windows, self._end_id)
 
     def _window(self, position: int, seq_len: int) -> NDArray[np.unsignedinteger]:
         block, offset = divmod(position, self._block_len)
         epoch, index = divmod(block, self._num_blocks)
-        start = permute(index, self._num_blocks, f"{self._seed}/{epoch}") * self._block_len + offset
+        key = f"{self._seed}/{epoch}"
+        start = permute(index, self._num_blocks, key) * self._block_len + keyed_hash(key) % (self._spare + 1) + offset
         return self._dataset.read(start, seq_len + 1)
+
+
+def windows_batch(windows: NDArray[np.unsignedinteger], end_id: int | None) -> Batch:
+    """Ids and the next ids as targets of windows [B, T + 1]; documents numbered where ``end_id`` is given."""
+    both = torch.from_numpy(windows.astype(np.int64))
+    ids = both[:, :-1].contiguous()
+    documents = None
+    if end_id is not None:
+        ends = (ids == end_id).long()
+        documents = ends.cumsum(1) - ends  # the end belongs to its document
+    return Batch(ids, both[:, 1:].contiguous(), documents)
 
 
 def permute(index: int, size: int, key: str) -> int:
@@ -73,11 +90,12 @@ def permute(index: int, size: int, key: str) -> int:
     while True:
         left, right = index >> half, index & ((1 << half) - 1)
         for number in range(4):
-            left, right = right, left ^ (_round(f"{key}/{number}/{right}") & ((1 << half) - 1))
+            left, right = right, left ^ (keyed_hash(f"{key}/{number}/{right}") & ((1 << half) - 1))
         index = left << half | right
         if index < size:
             return index
 
 
-def _round(text: str) -> int:
+def keyed_hash(text: str) -> int:
+    """64 bits that depend on ``text`` alone."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -8,7 +8,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,9 @@ class _Interval:
     started: float = field(default_factory=time.perf_counter)
     paused: float = 0.0  # seconds of validation, samples and checkpoints
 
+    def add(self, nats: float, tokens: int, num_bytes: int) -> None:
+        self.nats, self.tokens, self.bytes = self.nats + nats, self.tokens + tokens, self.bytes + num_bytes
+
     @property
     def measured(self) -> Measured:
         return Measured(self.nats, self.tokens, self.bytes)
@@ -80,38 +84,44 @@ class Trainer:
         self.dtype = choose_dtype(job.config.precision, self.device.type)
         self.optimizer = Optimizer(job.model, job.config, self.dtype)
         self._sizes = torch.from_numpy(job.token_bytes.astype(np.int64))
-        self._bad_steps = 0
+        self._bad_steps = self._skipped = 0  # in a row; in all
         self._stop = False
-        self._norm = 0.0  # of the last gradient
+        self._norm = 0.0  # of the last gradient that was used
+        self._held_out: Measured | None = None  # at the end
+        self._paused = 0.0  # seconds of validation, samples and checkpoints since the start
+        self._saved = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Trains; returns steps, tokens, held-out loss and bits per byte, and the mean rate in tokens a second."""
-        first = self._resume()
+        first, last = self._resume(), self.schedule.num_steps
         self.job.model.train()
+        tokens = self.config.batch_tokens
         interval, started = _Interval(), time.perf_counter()
-        total = self.schedule.num_steps * self.config.batch_tokens
         with (
-            _signals(self._ask_to_stop),
-            self.job.reporter.progress(self.job.label, total, "tokens", first * self.config.batch_tokens) as bar,
+            _stop_on_signal(self._ask_to_stop),
+            self.job.reporter.progress(self.job.label, last * tokens, "tokens", first * tokens) as bar,
         ):
-            for step in range(first, self.schedule.num_steps):
+            for step in range(first, last):
                 self._step(step, interval)
                 interval = self._after(step, interval, bar)
-                if self._stop and step + 1 < self.schedule.num_steps:
+                if self._stop and step + 1 < last:
                     self._save(step)
                     raise Interrupted(
                         f"{self.job.label}: stopped after step {step + 1}, saved; the same command goes on"
                     )
-        seconds = time.perf_counter() - started
-        held_out = self._validate(self.schedule.num_steps - 1)
-        done = (self.schedule.num_steps - first) * self.config.batch_tokens
+        seconds = time.perf_counter() - started - self._paused
+        return self._summary((last - first) * tokens / seconds if last > first else None)
+
+    def _summary(self, rate: float | None) -> dict[str, Any]:
+        held_out = self._held_out or self._measure()  # measured already, unless nothing was left to do
         return {
             "steps": self.schedule.num_steps,
-            "tokens": total,
+            "tokens": self.schedule.num_steps * self.config.batch_tokens,
             "parameters": sum(p.numel() for p in self.job.model.parameters()),
             "loss": held_out.loss,
             "bits_per_byte": held_out.bits_per_byte,
-            "tokens_per_second": done / seconds if done else None,
+            "tokens_per_second": rate,
+            "skipped_steps": self._skipped,
             "precision": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
@@ -120,28 +130,32 @@ class Trainer:
 
     def _step(self, step: int, interval: _Interval) -> None:
         """Forward, backward, update: gradients of the mean loss over the learned targets of the batch."""
-        seq_len = self.schedule.seq_len(step)
-        micro = self.config.micro_batch_tokens
-        learned, nats = 0, 0.0
-        for number in range(self.config.batch_tokens // micro):
-            position = step * self.config.batch_tokens + number * micro
-            batch = self.job.source.batch(position, micro // seq_len, seq_len)
-            with autocast(self.device.type, self.dtype):
-                loss, count = self.job.model.loss(*self._to_device(batch))
-            loss.backward()
-            learned, nats = learned + count, nats + float(loss.detach())
-            interval.bytes += count_bytes(batch, self._sizes)
+        nats, learned, num_bytes = self._accumulate(step)
         if learned == 0:
             raise ValueError(f"{self.job.label}: step {step + 1} has no target to learn; are all labels masked?")
         norm = self._scale_and_clip(learned)
         if math.isfinite(norm) and math.isfinite(nats):
+            self._norm = norm
             self.optimizer.step(step, self.schedule.lr(step))
             self._bad_steps = 0
-            interval.nats, interval.tokens = interval.nats + nats, interval.tokens + learned
+            interval.add(nats, learned, num_bytes)
         else:
             self._skip(step, nats / learned, norm)
         interval.seen += self.config.batch_tokens
-        self._norm = norm
+
+    def _accumulate(self, step: int) -> tuple[float, int, int]:
+        """Adds the gradients of the step's micro-batches; returns the sums of nats, learned targets, and bytes."""
+        seq_len, micro = self.schedule.seq_len(step), self.config.micro_batch_tokens
+        losses, learned, num_bytes = [], 0, 0
+        for start in range(0, self.config.batch_tokens, micro):
+            batch = self.job.source.batch(step * self.config.batch_tokens + start, micro // seq_len, seq_len)
+            with autocast(self.device.type, self.dtype):
+                loss, count = self.job.model.loss(*self._to_device(batch))
+            loss.backward()
+            losses.append(loss.detach())
+            learned += count
+            num_bytes += count_bytes(batch, self._sizes)
+        return float(torch.stack(losses).sum()), learned, num_bytes
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         documents = None if batch.documents is None else batch.documents.to(self.device)
@@ -160,7 +174,7 @@ class Trainer:
         """A gradient that is no number never reaches the weights: the step is left out, and said so."""
         for parameter in self.job.model.parameters():
             parameter.grad = None
-        self._bad_steps += 1
+        self._bad_steps, self._skipped = self._bad_steps + 1, self._skipped + 1
         text = f"step {step + 1} skipped: loss {loss}, gradient norm {norm}"
         self.job.reporter.warn(text)
         self.job.metrics.write("note", step=step + 1, text=text)
@@ -176,18 +190,21 @@ class Trainer:
         """Rows of metrics, validation, samples, checkpoint: none of it changes the training."""
         c, done = self.config, step + 1
         last = done == self.schedule.num_steps
+        milestone = last or self.schedule.ends_phase(step)
         bar.advance(c.batch_tokens)
-        if done % c.log_every == 0 or last or self.schedule.ends_phase(step):
+        if done % c.log_every == 0 or milestone:
             self._log(step, interval, bar)
             interval = _Interval()
         paused = time.perf_counter()
-        if done % c.valid_every == 0 and not last:
-            self._validate(step)
+        if done % c.valid_every == 0 or last:
+            self._validate(done)
         if done % c.sample_every == 0 or last:
             self._sample(done)
-        if done % c.checkpoint_every == 0 or last or self.schedule.ends_phase(step):
-            self._save(step)
-        interval.paused += time.perf_counter() - paused
+        overdue = time.monotonic() - self._saved > c.checkpoint_seconds
+        if done % c.checkpoint_every == 0 or milestone or overdue:
+            self._save(step)  # after all rows of this step: a resumed run keeps them
+        paused = time.perf_counter() - paused
+        interval.paused, self._paused = interval.paused + paused, self._paused + paused
         return interval
 
     def _log(self, step: int, interval: _Interval, bar: Bar) -> None:
@@ -210,9 +227,8 @@ class Trainer:
             0, note=f"loss {found.loss:.3f}  {found.bits_per_byte:.3f} bits/byte  lr {lr:.1e}  length {seq_len}"
         )
 
-    def _validate(self, step: int) -> Measured:
-        found = measure(self.job.model, self.job.valid(), self.job.token_bytes, self.dtype)
-        done = step + 1
+    def _validate(self, done: int) -> None:
+        self._held_out = found = self._measure()
         self.job.metrics.write(
             "valid",
             step=done,
@@ -220,7 +236,9 @@ class Trainer:
             loss=found.loss,
             bits_per_byte=found.bits_per_byte,
         )
-        return found
+
+    def _measure(self) -> Measured:
+        return measure(self.job.model, self.job.valid(), self.job.token_bytes, self.dtype)
 
     def _sample(self, done: int) -> None:
         self.job.model.eval()
@@ -234,10 +252,16 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self, step: int) -> None:
-        state = {"threads": torch.get_num_threads(), "ends_phase": self.schedule.ends_phase(step)}
+        state = {
+            "tokens": (step + 1) * self.config.batch_tokens,
+            "threads": torch.get_num_threads(),
+            "skipped_steps": self._skipped,
+            "ends_phase": self.schedule.ends_phase(step),
+        }
         weights = {n: p.detach().cpu() for n, p in self.job.model.named_parameters()}
         optimizer = {**self.optimizer.state(), "random": random_state()}
         self.job.checkpoints.save(Checkpoint(step + 1, weights, optimizer, state))
+        self._saved = time.monotonic()
 
     def _resume(self) -> int:
         """Loads the newest checkpoint, if any; returns the number of steps done."""
@@ -249,6 +273,7 @@ class Trainer:
         self.job.model.load_state_dict(found.weights)
         set_random_state(found.optimizer.pop("random"))
         self.optimizer.load_state(found.optimizer)
+        self._skipped = found.state["skipped_steps"]
         self.job.reporter.line(f"{self.job.label}: goes on from step {found.step}")
         if found.state["threads"] != torch.get_num_threads():
             self.job.reporter.warn(
@@ -260,23 +285,21 @@ class Trainer:
         self._stop = True
 
 
-class _signals:
+@contextmanager
+def _stop_on_signal(ask: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and the first Ctrl-C ask to stop at the next step; a second Ctrl-C stops at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
 
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self._ask()
+    def handle(number: int, frame: object) -> None:
+        ask()
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, self._old[signal.SIGINT])
+            signal.signal(number, old[signal.SIGINT])
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._old.items():
+    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
             signal.signal(number, handler)

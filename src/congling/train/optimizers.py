@@ -29,7 +29,7 @@ class Optimizer:
             {"params": [p for n, p in self._parameters.items() if self._roles[n] not in _DECAYED], "weight_decay": 0.0},
         ]
         self._adam = torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, eps=1e-8, weight_decay=config.weight_decay, fused=True
+            groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
         )
 
     def muon_names(self, step: int) -> list[str]:
@@ -59,7 +59,9 @@ class Optimizer:
         by_shape: dict[tuple[int, ...], list[tuple[str, Tensor]]] = defaultdict(list)
         beta = self._config.muon_momentum
         for name, gradient in gradients.items():
-            momentum = self._momentum.setdefault(name, torch.zeros_like(gradient))
+            if name not in self._momentum:
+                self._momentum[name] = torch.zeros_like(gradient)
+            momentum = self._momentum[name]
             momentum.lerp_(gradient, 1 - beta)
             update = self._split(name, gradient.lerp(momentum, beta))  # [H, K, D] or [1, rows, columns]
             by_shape[tuple(update.shape[1:])].append((name, update))
@@ -83,15 +85,15 @@ class Optimizer:
         return found
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes back what ``state`` gave."""
+        """Takes back what ``state`` gave, on the devices of the parameters."""
         adam: dict[str, dict[str, Any]] = defaultdict(dict)
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
             if kind == "muon":
-                self._momentum[name] = tensor.clone()
+                self._momentum[name] = tensor.to(self._parameters[name].device, copy=True)
             elif kind == "adam":
                 name, _, entry = name.rpartition("/")
-                adam[name][entry] = tensor.clone()
+                adam[name][entry] = tensor.to(self._parameters[name].device, copy=True)
         for name, entries in adam.items():
             self._adam.state[self._parameters[name]] = entries
 

@@ -31,7 +31,8 @@ class Schedule:
     def lr(self, step: int) -> float:
         """Warm-up: lr·S(u), u = (step + 1)/warmup_steps, with the seed's quadratic S-curve (SEED §4)
         S(u) = 2u² below ½, else 1 − 2(1 − u)². Then ``cosine``: half a cosine to lr_final; ``wsd``: constant, and a
-        line to lr_final over the last cooldown_share (Hu et al. 2024); ``constant``.
+        line to lr_final over the last cooldown_share (Hu et al. 2024); ``seed``: the same along S in place of the line;
+        ``constant``.
         """
         c = self.config
         if step < c.warmup_steps:
@@ -39,9 +40,10 @@ class Schedule:
         done = (step - c.warmup_steps) / max(self.num_steps - 1 - c.warmup_steps, 1)  # 0 … 1
         if c.schedule == "cosine":
             return c.lr_final + (c.lr - c.lr_final) * 0.5 * (1 + math.cos(math.pi * done))
-        if c.schedule == "wsd" and c.cooldown_share > 0:
-            return c.lr_final + (c.lr - c.lr_final) * min(1.0, (1 - done) / c.cooldown_share)
-        return c.lr
+        if c.schedule == "constant":
+            return c.lr
+        left = min(1.0, (1 - done) / c.cooldown_share)  # 1 … 0 within the cooldown
+        return c.lr_final + (c.lr - c.lr_final) * (left if c.schedule == "wsd" else s_curve(left))
 
 
 def s_curve(u: float) -> float:

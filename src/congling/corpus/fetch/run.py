@@ -99,17 +99,28 @@ def fetch_hub(
     if wanted.kind == "corpus":
         files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size} for f in fetched.files}
         return {**_totals(files), **source}
-    files, skipped = {}, 0
+    files = {}
+    skipped: list[int] = []
     for file in fetched.files:
         name = str(file.relative_to(local).with_suffix("")).replace("/", "-") + ".jsonl"
-        rows = [to_conversation(row) for row in read_objects(file)]
-        good = [_row(messages) for messages in rows if messages is not None]
-        if rows and not good:
-            keys = ", ".join(next(read_objects(file)))
-            raise FetchError(f"{file}: no conversations of a known form (its records have {keys}); convert them")
-        skipped += len(rows) - len(good)
-        files[f"dialogues/{name}"] = write_rows(folder / "dialogues" / name, good)
-    return {**_totals(files), **source, "skipped_conversations": skipped}
+        files[f"dialogues/{name}"] = write_rows(folder / "dialogues" / name, _conversations(file, skipped))
+    return {**_totals(files), **source, "skipped_conversations": sum(skipped)}
+
+
+def _conversations(file: Path, skipped: list[int]) -> Iterator[dict[str, Any]]:
+    """The conversations of a file; appends the number of records that are none to ``skipped``."""
+    good = bad = 0
+    for row in read_objects(file):
+        messages = to_conversation(row)
+        if messages is None:
+            bad += 1
+        else:
+            good += 1
+            yield _row(messages)
+    if bad and not good:
+        keys = ", ".join(next(read_objects(file)))
+        raise FetchError(f"{file}: no conversations of a known form (its records have {keys}); convert them")
+    skipped.append(bad)
 
 
 # -- output --------------------------------------------------------------------------------------------------------

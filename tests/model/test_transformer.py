@@ -1,0 +1,125 @@
+"""One transformer for all presets: cache, packed documents, roles, starting values."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from congling.config import ConfigError
+from congling.model.config import PRESETS, ModelConfig
+from congling.model.functional import relu_squared, rms_norm
+from congling.model.transformer import Transformer
+
+V = 40
+SMALL = {"dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "ffn_dim": 24}
+VARIANTS = [
+    {"preset": "demo"},
+    {"preset": "base-0.18b"},
+    {"preset": "jerry-0.18b"},
+    {"position": "alibi", "feed_forward": "swiglu", "logit_softcap": 5.0},
+    {"position": "rope", "talking_heads": True},
+    {"position": "none", "norm": "post"},
+]
+
+
+def small(seed=1, **changes):
+    return Transformer(ModelConfig(**{**SMALL, **changes}).resolve(V), seed).eval()
+
+
+def some_ids(*shape):
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@settings(deadline=None, max_examples=8)
+@given(data=st.data())
+def test_cached_logits_equal_uncached(variant, data):
+    model, ids = small(**variant), some_ids(2, 17)
+    cuts = data.draw(st.lists(st.integers(1, 16), unique=True).map(sorted))
+    cache = model.new_cache(2, 17)
+    with torch.no_grad():
+        whole = model.logits(model(ids))
+        pieces = [model(part, cache) for part in ids.tensor_split(cuts, dim=1)]
+    torch.testing.assert_close(model.logits(torch.cat(pieces, 1)), whole, rtol=0, atol=1e-4)
+    assert cache.length == 17
+    with pytest.raises(ValueError, match="18 tokens do not fit"):
+        model(ids[:, :1], cache)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_packed_documents_do_not_see_each_other(variant):
+    model, ids = small(**variant), some_ids(1, 12)
+    documents = torch.tensor([[0] * 5 + [1] * 3 + [2] * 4])
+    packed = model(ids, documents=documents)
+    alone = torch.cat([model(part) for part in ids.split([5, 3, 4], dim=1)], 1)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-4)
+    cache = model.new_cache(1, 12)
+    pieces = [model(i, cache, d) for i, d in zip(ids.split(5, 1), documents.split(5, 1), strict=True)]
+    torch.testing.assert_close(torch.cat(pieces, 1), alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_roles_name_every_parameter_once(variant):
+    model = small(**variant)
+    roles = model.parameter_roles()
+    assert list(roles) == [name for name, _ in model.named_parameters()]
+    for name, parameter in model.named_parameters():
+        matrix = parameter.dim() == 2 and "talking" not in name
+        assert (roles[name] == "scalar") == (not matrix)
+        if roles[name] == "heads":
+            assert parameter.shape == (2 * 8, 16)
+    assert [n for n, r in roles.items() if r == "embedding"] == ["embedding"]
+    assert [n for n, r in roles.items() if r == "head"] == ([] if model.architecture.tie_embeddings else ["head"])
+    assert sum(r == "heads" for r in roles.values()) == 3 * 2
+    assert sum(r == "matrix" for r in roles.values()) == (4 if variant.get("feed_forward") == "swiglu" else 3) * 2
+
+
+def test_starting_values_come_from_the_seed_alone():
+    first, again, other = (dict(small(seed=s).named_parameters()) for s in (1, 1, 2))
+    assert all(torch.equal(first[n], again[n]) for n in first)
+    assert not torch.equal(first["embedding"], other["embedding"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_training_reaches_every_parameter_and_lowers_the_loss(preset):
+    model = small(preset=preset).train()
+    ids = some_ids(4, 16)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(30):
+        with torch.autocast("cpu", torch.bfloat16):
+            total, count = model.loss(ids[:, :-1], ids[:, 1:])
+        (total / count).backward()
+        if not losses:
+            idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+            assert set(idle) <= {"head_affine.bias", *(f"layers.{n}.attention.key.affine.bias" for n in range(2))}
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total.item() / count)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_presets_have_the_size_of_their_names():
+    def millions(preset, vocab_size):
+        with torch.device("meta"):
+            model = Transformer(ModelConfig(preset=preset).resolve(vocab_size), seed=None)
+        return sum(p.numel() for p in model.parameters()) / 1e6
+
+    assert 3 < millions("demo", 8192) < 8
+    assert millions("base-0.18b", 65_536) == pytest.approx(186, abs=1)
+    assert millions("jerry-0.18b", 65_802) == pytest.approx(186, abs=1)
+
+
+def test_affine_and_softcap_exclude_each_other():
+    with pytest.raises(ConfigError, match="logit_softcap"):
+        ModelConfig(preset="jerry-0.18b", logit_softcap=30.0).resolve(V)
+
+
+def test_hand_written_gradients():
+    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(rms_norm, (x, weight))
+    assert torch.autograd.gradcheck(relu_squared, (x,))
+    with torch.no_grad():
+        without = rms_norm(x, weight)
+    torch.testing.assert_close(without, rms_norm(x, weight))
