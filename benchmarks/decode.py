@@ -3,12 +3,12 @@
 Usage: python benchmarks/decode.py [key=value of [model] …]
 """
 
-import json
 import sys
 import time
 
 import torch
 
+from common import store
 from congling.config import load
 from congling.infer.config import SampleConfig
 from congling.infer.engine import generate, generate_batch
@@ -44,7 +44,7 @@ def main(overrides):
         model = Transformer(architecture).to(dtype).eval()
         result[name] = {f"context {n}": speed(model, n) for n in (18, 512)}
         result[name] |= {f"batch {n}": batch_speed(model, n) for n in (1, 32)}
-    print(json.dumps(result, indent=1))
+    store("decode", result)
 
 
 if __name__ == "__main__":

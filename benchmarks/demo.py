@@ -61,8 +61,14 @@ def readme_block(result: dict, chinese: bool) -> str:
     base, chat = found["bits_per_byte"]["base"], found["bits_per_byte"]["chat"]
     train, decode = found["train_tokens_per_second"], found["decode_tokens_per_second"]
     if chinese:
-        head = f"实测（{result['date'][:10]}，{hardware['cpu']}，{hardware['cores']} 核）：整个演示 {minutes:.1f} 分钟，内存峰值 {memory:.1f} GB。"
-        tail = f"留出文本上的比特每字节：基座 {base:.2f}，对话 {chat:.2f}。训练 {train:.0f} token/秒，生成 {decode:.0f} token/秒。"
+        head = (
+            f"实测（{result['date'][:10]}，{hardware['cpu']}，{hardware['cores']} 核）：整个演示 {minutes:.1f} 分钟，"
+            f"内存峰值 {memory:.1f} GB。"
+        )
+        tail = (
+            f"留出文本上的比特每字节：基座 {base:.2f}，对话 {chat:.2f}。"
+            f"训练 {train:.0f} token/秒，生成 {decode:.0f} token/秒。"
+        )
         rows = f"| 阶段 | {names} |", f"| 时间 | {times} |", f"| 内存峰值 | {peaks} |"
     else:
         head = (

@@ -1,11 +1,9 @@
 """Training speed of the demo preset on a CPU: a forward and backward pass, in tokens a second, and what its attention
 costs beside torch's own.
 
-Usage: GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.hugetlb=1 \
-python benchmarks/model.py [key=value of [model] …]
+Usage, with the GLIBC_TUNABLES of congling.train.precision set: python benchmarks/model.py [key=value of [model] …]
 """
 
-import json
 import os
 import sys
 import time
@@ -13,6 +11,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from common import store
 from congling.config import load
 from congling.model.attention import attend
 from congling.model.config import ModelConfig
@@ -76,7 +75,7 @@ def main(overrides):
         },
         "attention_milliseconds": {f"{b}x{t}": attention_milliseconds(architecture, b, t) for b, t in SHAPES},
     }
-    print(json.dumps(result, indent=1))
+    store("model", result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Measured on generated Chinese text (2 KB a document). Usage: python benchmarks/readers.py [megabytes]
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common import store
 from congling.corpus.readers import read_documents
 
 DOCUMENT = 700  # characters
@@ -79,7 +79,7 @@ def main():
         write_files(folder, documents(megabytes))
         results = {file.name: measure(file) for file in sorted(folder.iterdir())}
         results["array.json"]["memory_growth_mb"] = growth_of_memory(folder / "array.json")
-    print(json.dumps({"benchmark": "readers", "results": results}, indent=1))
+    store("readers", results)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_shipped_recipes_are_valid(recipe):
         (["run", "none.toml"], BAD_CONFIG, ["none.toml", "no such file"]),
         (["run", "from=sft", "to=clean"], FAILED, ["run.from = sft", "run.to = clean"]),
         (["chat"], BAD_CONFIG, ["MODEL is missing"]),
-        (["chat", "nowhere"], FAILED, ["nowhere", "no model folder"]),
+        (["chat", "nowhere"], FAILED, ["nowhere", "no such folder"]),
         (["serve", "nowhere", "host=0.0.0.0"], BAD_CONFIG, ["serve", "api_key"]),
         (["report", "nowhere"], FAILED, ["nowhere"]),
         (["tokenizer", "encode", "nowhere.txt", "x"], FAILED, ["nowhere.txt", "no such vocabulary"]),
