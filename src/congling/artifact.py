@@ -190,7 +190,8 @@ def _finish(
         "config": {n: json.loads(c.model_dump_json()) for n, c in config.items()},
         "inputs": fingerprints,
         "outputs": outputs,
-        "hash": hash_json({n: o["hash"] for n, o in outputs.items()}),
+        # What the stage is for, not how often it was saved on the way.
+        "hash": hash_json({n: o["hash"] for n, o in outputs.items() if not n.startswith("checkpoints/")}),
         "code": __version__,
         "libraries": _versions(),
         "host": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
