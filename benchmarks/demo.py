@@ -5,6 +5,7 @@ reads a finished run given as argument. The result goes to benchmarks/results/ a
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ def run_demo() -> tuple[Path, float]:
     """Runs the demo with numba's cache empty; returns its folder and the seconds it took."""
     folder = Path(tempfile.mkdtemp(prefix="congling-demo-"))
     command = [sys.executable, "-m", "congling", "run", str(ROOT / "recipes/demo.toml"), f"run.dir={folder}"]
-    environment = {"NUMBA_CACHE_DIR": str(folder / "numba"), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "numba")}
     start = time.perf_counter()
     subprocess.run([*command, f"run.data={folder / 'data'}"], check=True, env=environment, cwd=folder)
     return folder / "demo", time.perf_counter() - start
@@ -31,7 +32,7 @@ def figures(run: Path, seconds: float | None) -> dict:
     """What the manifests of a run say."""
     stages = {}
     for name in STAGES:
-        folder = run / name if name != "fetch" else run.parent / "data" / "demo"
+        folder = run / name if name != "fetch" else _fetched(run)
         if (folder / "manifest.json").exists():
             manifest = json.loads((folder / "manifest.json").read_text())
             stages[name] = {"seconds": manifest["seconds"], "peak_memory": manifest["summary"]["peak_memory"]}
@@ -48,6 +49,12 @@ def figures(run: Path, seconds: float | None) -> dict:
         "questions": {k: questions.get(k) for k in ("count", "bigram_f1", "chinese_share")},
         "samples": evaluation["samples"],
     }
+
+
+def _fetched(run: Path) -> Path:
+    """Where the run's data set lies: beside the runs, or beside their folder."""
+    found = [parent / "data" / "demo" for parent in (run.parent, run.parent.parent)]
+    return next((folder for folder in found if folder.exists()), found[0])
 
 
 def readme_block(result: dict, chinese: bool) -> str:
