@@ -44,7 +44,14 @@ def test_an_epoch_sees_each_token_once_at_any_lengths(tmp_path_factory, seed, to
         seen.append(torch.cat([first.ids.flatten(), second.ids.flatten()]))
         assert len(set(seen[-1].tolist())) == source.epoch_tokens
     assert source.epoch_tokens == (total - 1) // 16 * 16
-    assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_epoch_has_an_order_of_its_own(tmp_path, seed):
+    source = TokenWindows(dataset(tmp_path, 1000), 16, seed)
+    rows = source.epoch_tokens // 16
+    first, second = (source.batch(epoch * source.epoch_tokens, rows, 16).ids for epoch in range(2))
+    assert not torch.equal(first, second)
 
 
 def test_a_batch_is_a_pure_function_of_its_position(tmp_path):
