@@ -19,7 +19,7 @@ from congling.reporter import Reporter, read_metrics
 from congling.tokenizer import candidates, run, tokenize
 from congling.tokenizer.candidates import find_candidates
 from congling.tokenizer.config import TokenizeConfig, TokenizerConfig
-from congling.tokenizer.passes import read_only
+from congling.tokenizer.trie import read_only
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.tokenizer.train import Trainer
 from congling.tokenizer.vocabulary import Vocabulary
@@ -67,13 +67,13 @@ def test_candidates_are_all_frequent_grams(texts, least, threads, one_batch):
     )
     expected = {gram: count for gram, count in grams_of.items() if count >= least}
     batches = [buffers(texts)] if one_batch else [buffers([t]) for t in reversed(texts)]
-    *_, grams = find_candidates(lambda: iter(batches), 4, 0.0, least, threads)
+    *_, grams = find_candidates(lambda: iter(batches), "han", 4, 0.0, least, threads)
     assert dict(zip(grams.texts()[1:], grams.count[1:].tolist(), strict=True)) == expected
     assert grams.num_characters == sum(map(len, texts))
 
 
 def test_frequency_bounds_long_candidates_alone():
-    *_, grams = find_candidates(lambda: [buffers(["甲乙"] * 3 + ["丙" * 94])], 2, 0.04, 3, 1)
+    *_, grams = find_candidates(lambda: [buffers(["甲乙"] * 3 + ["丙" * 94])], "han", 2, 0.04, 3, 1)
     assert grams.texts()[1:] == ["丙", "乙", "甲", "丙丙"]  # 甲乙 occurs 3 times, less than 4 % of 100
 
 
@@ -81,7 +81,7 @@ def test_a_table_that_grows_counts_the_same(monkeypatch):
     texts = ["".join(chr(0x4E00 + (i * i + j * 7) % 3000) for j in range(300)) for i in range(400)]
     expected = Counter(t[i : i + 2] for t in texts for i in range(299))
     monkeypatch.setattr(candidates, "_CHUNK_BYTES", 5000)
-    *_, grams = find_candidates(lambda: [buffers(texts)], 2, 0.0, 1, 3)
+    *_, grams = find_candidates(lambda: [buffers(texts)], "han", 2, 0.0, 1, 3)
     found = dict(zip(grams.texts()[1:], grams.count[1:].tolist(), strict=True))
     assert {gram: count for gram, count in found.items() if len(gram) == 2} == expected
 
@@ -89,7 +89,7 @@ def test_a_table_that_grows_counts_the_same(monkeypatch):
 def test_the_first_round_by_hand():
     # 甲乙 twice, 乙 once more alone: scores 甲 ln 2/5, 乙 ln 3/5, 甲乙 ln 2/2 = 0, so the pair is always taken.
     texts = ["甲乙", "甲乙", "乙"]
-    *_, grams = find_candidates(lambda: [buffers(texts)], 2, 0.0, 2, 1)
+    *_, grams = find_candidates(lambda: [buffers(texts)], "han", 2, 0.0, 2, 1)
     config = TokenizerConfig(vocab_size=274, character_coverage=0.1)
     trainer = Trainer(grams, config, lambda: [buffers(texts)], seed=1)
     states = list(trainer.rounds(trainer.first_state()))

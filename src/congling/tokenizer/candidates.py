@@ -18,25 +18,26 @@ from numba import njit
 from numpy.typing import NDArray
 
 from congling import artifact
+from congling.tokenizer.characters import joins_of, kinds_of
 from congling.tokenizer.kernels import Bytes, decode_utf8, longest_document
 from congling.tokenizer.passes import Corpus, parallel
 from congling.tokenizer.trie import (
-    BASE,
-    CHECK,
+    BYTE_BITS,
     FIRST_CODE,
-    LENGTH_BITS,
+    MAX_LENGTH,
     NUM_CODE_POINTS,
-    TOKEN,
+    Arrays,
+    Codes,
     Ints,
     Longs,
     Trie,
     character_table,
     find,
     hash_key,
-    make_cells,
+    make_double_array,
+    utf8_sizes,
 )
 
-_CJK = (0x4E00, 0x9FFF)  # pieces of several characters are made of these alone, as the seed's
 _CHUNK_BYTES = 1 << 20  # of text counted at a time: its table stays in the cache
 _CODE_BITS = 21  # of a key: node << 21 | code
 
@@ -48,7 +49,7 @@ class Grams:
     """
 
     parent: Ints
-    code: Ints
+    code: Codes
     count: Longs
     depth: Ints
     characters: Longs  # code points of the codes 5, 6, …; most frequent first
@@ -65,8 +66,8 @@ class Grams:
             found.append(chr(self.characters[code - FIRST_CODE]) + found[parent])
         return found
 
-    def trie(self, alive: NDArray[np.bool_], scores: Ints) -> Trie:
-        """The trie of the nodes ``alive``, with their scores; the n-th of them is found under the number 256 + n."""
+    def trie(self, alive: NDArray[np.bool_], scores: Longs) -> tuple[Trie, Longs]:
+        """The trie of the nodes ``alive``, with their scores, and the slot of each of them, in their order."""
         ends = np.flatnonzero(alive)
         kept = alive.copy()
         kept[0] = True
@@ -74,16 +75,33 @@ class Grams:
             kept[self.parent[kept & (self.depth == depth)]] = True
         renumbered = np.cumsum(kept) - 1  # parents come before children, so they still do
         parent = renumbered[self.parent[kept]].astype(np.int32)
-        numbers = np.arange(256, 256 + len(ends))
-        lengths = self.depth[ends].astype(np.int64)
-        cells = make_cells(parent, self.code[kept], renumbered[ends], scores, numbers, lengths, self.characters)
-        return Trie(cells, character_table(self.characters))
+        numbers = np.arange(1, 1 + len(ends))
+        where = renumbered[ends]
+        trie = make_double_array(
+            parent, self.code[kept], where, scores, numbers, self.byte_sizes()[ends], self.characters
+        )
+        return trie, trie.slots[where]
+
+    def byte_sizes(self) -> Longs:
+        """Length in bytes of each node's n-gram [nodes]."""
+        own = np.concatenate([np.zeros(FIRST_CODE, np.int64), utf8_sizes(self.characters)])[self.code]
+        own[0] = 0
+        for depth in range(2, int(self.depth.max()) + 1):
+            nodes = np.flatnonzero(self.depth == depth)
+            own[nodes] += own[self.parent[nodes]]
+        return own
 
 
 def find_candidates(
-    corpus: Corpus, max_length: int, min_frequency: float, min_count: int, threads: int, begun: Grams | None = None
+    corpus: Corpus,
+    joining: str,
+    max_length: int,
+    min_frequency: float,
+    min_count: int,
+    threads: int,
+    begun: Grams | None = None,
 ) -> Iterator[Grams]:
-    """Yields the frequent n-grams after each pass: of 1 character, of 1 … 2, … (several characters: CJK alone).
+    """Yields the frequent n-grams after each pass: of 1 character, of 1 … 2, … (joining: see ``characters.py``).
 
     A single character must occur ``min_count`` times, a longer n-gram also in ``min_frequency`` of all characters.
     begun: what an earlier run ended with; goes on after it.
@@ -93,14 +111,14 @@ def find_candidates(
         grams = _single_characters(corpus, min_count, threads)
         yield grams
     threshold = max(min_count, math.ceil(min_frequency * grams.num_characters))
-    while grams.passes < max_length:
-        grams = _grow(corpus, grams, threshold, threads)
+    while grams.passes < max_length and int(grams.depth[-1]) == grams.passes:  # else the last pass found none
+        grams = _grow(corpus, joining, grams, threshold, threads)
         yield grams
 
 
 def _single_characters(corpus: Corpus, min_count: int, threads: int) -> Grams:
     points = np.zeros(NUM_CODE_POINTS, np.int64)
-    identity = np.arange(FIRST_CODE, FIRST_CODE + NUM_CODE_POINTS, dtype=np.int32)
+    identity = np.arange(FIRST_CODE, FIRST_CODE + NUM_CODE_POINTS, dtype=np.uint32)
     for found in parallel(lambda data, offsets: _count_characters(data, offsets, identity), corpus, threads):
         points += found
     characters = np.flatnonzero(points >= min_count)
@@ -108,7 +126,7 @@ def _single_characters(corpus: Corpus, min_count: int, threads: int) -> Grams:
     size = len(characters)
     return Grams(
         parent=np.zeros(size + 1, np.int32),
-        code=np.concatenate([[0], np.arange(FIRST_CODE, FIRST_CODE + size)]).astype(np.int32),
+        code=np.concatenate([[0], np.arange(FIRST_CODE, FIRST_CODE + size)]).astype(np.uint32),
         count=np.concatenate([[0], points[characters]]),
         depth=np.concatenate([[0], np.ones(size)]).astype(np.int32),
         characters=characters,
@@ -117,21 +135,19 @@ def _single_characters(corpus: Corpus, min_count: int, threads: int) -> Grams:
     )
 
 
-def _grow(corpus: Corpus, grams: Grams, threshold: int, threads: int) -> Grams:
+def _grow(corpus: Corpus, joining: str, grams: Grams, threshold: int, threads: int) -> Grams:
     """Adds the n-grams one character longer than the longest so far."""
     length = grams.passes + 1
     nodes = np.arange(1, len(grams.parent))
-    cells = make_cells(
-        grams.parent, grams.code, nodes, np.zeros(len(nodes)), nodes, grams.depth[1:].astype(np.int64), grams.characters
-    )
-    table = character_table(grams.characters)
-    joins = np.zeros(FIRST_CODE + len(grams.characters), bool)  # by code
-    joins[FIRST_CODE:] = (grams.characters >= _CJK[0]) & (grams.characters <= _CJK[1])
+    none = np.zeros(len(nodes), np.int64)
+    trie = make_double_array(grams.parent, grams.code, nodes, none, nodes, none, grams.characters).arrays
+    kinds = np.concatenate([np.zeros(FIRST_CODE, np.uint8), kinds_of(grams.characters)])  # by code
+    joins = joins_of(joining)
     shards = [_Shard(number, threads) for number in range(threads)]
 
     def job(data: Bytes, offsets: Longs) -> None:
         for part in _chunks(offsets):
-            found = _count_grams(data, part, table, joins, cells, length)
+            found = _count_grams(data, part, kinds, joins, trie, length)
             for shard in shards:
                 shard.add(*found)
 
@@ -143,7 +159,7 @@ def _grow(corpus: Corpus, grams: Grams, threshold: int, threads: int) -> Grams:
     keys = keys[order]
     return Grams(
         parent=np.concatenate([grams.parent, (keys >> _CODE_BITS).astype(np.int32)]),
-        code=np.concatenate([grams.code, (keys & ((1 << _CODE_BITS) - 1)).astype(np.int32)]),
+        code=np.concatenate([grams.code, (keys & ((1 << _CODE_BITS) - 1)).astype(np.uint32)]),
         count=np.concatenate([grams.count, counts[order]]),
         depth=np.concatenate([grams.depth, np.full(len(keys), length, np.int32)]),
         characters=grams.characters,
@@ -194,40 +210,41 @@ def _add_counts(keys: Longs, counts: Longs, new_keys: Longs, new_counts: Longs, 
 
 
 @njit(cache=True, nogil=True)
-def _count_characters(data: Bytes, offsets: Longs, identity: Ints) -> Longs:
+def _count_characters(data: Bytes, offsets: Longs, identity: Codes) -> Longs:
     """The number of each code point; what is not valid UTF-8 is not counted."""
     points = np.zeros(len(identity), np.int64)
-    size = longest_document(offsets) + 2
-    codes, begins = np.empty(size, np.int32), np.empty(size, np.int64)
+    codes = np.empty(MAX_LENGTH + longest_document(offsets), np.uint32)
     for d in range(len(offsets) - 1):
-        n = decode_utf8(data, offsets[d], offsets[d + 1], identity, codes, begins)
-        for i in range(1, n + 1):
-            if begins[i] - begins[i - 1] > 1 or data[begins[i - 1]] < 0x80:
+        n, _ = decode_utf8(data, offsets[d], offsets[d + 1], identity, codes)
+        for i in range(MAX_LENGTH, MAX_LENGTH + n):
+            if codes[i] >= FIRST_CODE:
                 points[codes[i] - FIRST_CODE] += 1
     return points
 
 
 @njit(cache=True, nogil=True)
 def _count_grams(
-    data: Bytes, offsets: Longs, table: Ints, joins: NDArray[np.bool_], cells: Ints, length: int
+    data: Bytes, offsets: Longs, kinds: Bytes, joins: NDArray[np.bool_], trie: Arrays, length: int
 ) -> tuple[Longs, Longs]:
     """Keys (node of the frequent (length − 1)-gram << 21 | code of the character before it) and their counts."""
+    characters = 0
+    for i in range(offsets[0], offsets[-1]):
+        characters += (data[i] & 0xC0) != 0x80
     limit = 64
-    while limit < offsets[-1] - offsets[0]:  # characters of CJK have three bytes: at most two thirds of it is used
+    while limit < 2 * characters:
         limit *= 2
-    limit //= 2
     keys, counts = np.full(limit, -1, np.int64), np.zeros(limit, np.int64)
-    size = longest_document(offsets) + 2
-    codes, begins = np.empty(size, np.int32), np.empty(size, np.int64)
+    codes = np.zeros(MAX_LENGTH + longest_document(offsets), np.uint32)
     for d in range(len(offsets) - 1):
-        n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        run = 0  # characters up to here that may be joined
+        n, _ = decode_utf8(data, offsets[d], offsets[d + 1], trie[3], codes)
+        run, kind = 0, np.uint8(0)  # characters up to here that may be joined; kind of the one before
         earlier = False  # the (length − 1)-gram that ends one position earlier is frequent
-        for end in range(1, n + 1):
-            run = run + 1 if joins[codes[end]] else 0
-            node = _find_gram(codes, end, length - 1, cells) if run >= length - 1 else 0
+        for end in range(MAX_LENGTH, MAX_LENGTH + n):
+            before, kind = kind, kinds[codes[end]]
+            run = run + 1 if joins[before, kind] else 1
+            node = _find_gram(codes, end, length - 1, trie) if run >= length - 1 else 0
             if node and earlier and run >= length:
-                key = np.int64(node) << _CODE_BITS | codes[end - length + 1]
+                key = np.int64(node) << _CODE_BITS | np.int64(codes[end - length + 1])
                 place = find(keys, key)
                 keys[place] = key
                 counts[place] += 1
@@ -236,16 +253,17 @@ def _count_grams(
     return keys[used], counts[used]
 
 
-@njit(cache=True, nogil=True)
-def _find_gram(codes: Ints, end: int, length: int, cells: Ints) -> int:
+@njit(inline="always")
+def _find_gram(codes: Codes, end: int, length: int, trie: Arrays) -> int:
     """The node of the n-gram of ``length`` characters that ends with codes[end], or 0."""
-    slot = np.int64(codes[end])
+    link = trie[0]
+    slot = np.uint64(codes[end])
     for start in range(end - 1, end - length, -1):
-        child = np.int64(cells[slot, BASE]) + np.int64(codes[start])
-        if cells[child, CHECK] != slot:
+        child = (link[slot] >> np.uint64(32)) + np.uint64(codes[start])
+        if link[child] & np.uint64(0xFFFFFFFF) != slot:
             return 0
         slot = child
-    return np.int64(cells[slot, TOKEN]) >> LENGTH_BITS
+    return np.int64(trie[2][slot]) >> BYTE_BITS
 
 
 def save_grams(grams: Grams, file: Path) -> None:

@@ -14,6 +14,14 @@ class TokenizerConfig(Config):
     max_piece_length: int = option(7, "longest piece, in characters", ge=1, le=16)
     min_frequency: float = option(1e-6, "a candidate occurs at least so often, of all characters", ge=0, lt=1)
     min_count: int = option(3, "and at least so many times", ge=1)
+    joining: Literal["han", "words", "any"] = option(
+        "words", "characters that share a piece: han (the seed's), words (of letters too, as in BPE), any (but digits)"
+    )
+    score: Literal["length", "frequency"] = option(
+        "length", "of a piece: its share of the pieces of the same length (the seed's), or of all"
+    )
+    token_penalty: float = option(0.0, "nats that each token costs besides: more of it, fewer tokens", ge=0, le=20)
+    prune: Literal["count", "loss"] = option("count", "drop what is used least, or what costs least to do without")
     character_coverage: float = option(
         0.9995, "share of the text whose characters always have a piece, if half of the pieces do for it", gt=0, le=1
     )

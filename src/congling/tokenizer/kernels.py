@@ -1,7 +1,12 @@
 """Segmentation kernels over Arrow string buffers (bytes, offsets): no Python object a document, no lock held.
 
-A text becomes dense character codes; from each position the trie is walked backwards, and the best token that ends
-there is chosen (Viterbi). Scores are integers (10⁻⁶ nats), so results do not depend on the order of additions. Of
+A document becomes dense character codes, ``BLOCK`` at a time. For each block the pieces that end at each character are
+found first, one length after the other for all characters together (branch-free: each look-up writes its result and
+the list of what goes on grows by 0 or 1), then the best token that ends there is chosen (Viterbi). A branch that a
+processor cannot predict costs more than all else here, so the choice is made by maxima alone. Only the chosen token of
+each character is kept for the whole document, for the walk back.
+
+Scores are integers (10⁻⁶ nats), so results do not depend on the order of additions; the seed's are its floats. Of
 paths that tie, the one whose last token is longest stands. A character that is not a piece by itself may be taken as
 byte tokens, ``BYTE_SCORE`` each, which is below any piece; so any bytes have a segmentation.
 """
@@ -12,113 +17,247 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from congling.tokenizer.trie import BASE, CHECK, LENGTH_BITS, NO_PIECE, SCALE, SCORE, TOKEN, Ints, Longs
+from congling.tokenizer.trie import BYTE_BITS, BYTE_SCORE, FIRST_CODE, MAX_LENGTH, SCALE, Arrays, Codes, Ints, Longs
 
-_LENGTH_MASK = (1 << LENGTH_BITS) - 1
+BLOCK = 512  # characters at a time: what is known of them stays in the first-level cache
+_BEFORE = MAX_LENGTH  # characters of the block before that are still looked at
+_LENGTH_BITS = 4  # a step of a path is slot << 4 | length in characters − 1
+_BYTE_MASK = (1 << BYTE_BITS) - 1
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.uint32]
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
+Work = tuple[Codes, Longs, Longs, Longs, Longs, Longs, Ids, Ids, Ids, Bytes, Ids, Ids, Floats]
+
+_U0, _U1, _U2, _U3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
+_U32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_BITS = np.uint64(_LENGTH_BITS)
 
 
-@njit(cache=True, nogil=True)
-def decode_utf8(data: Bytes, start: int, end: int, table: Ints, codes: Ints, begins: Longs) -> int:
-    """Codes of the n characters of data[start:end] in codes[1 … n] (0 at both ends); returns n.
+@njit(inline="always")
+def decode_utf8(data: Bytes, at: int, end: int, table: Codes, codes: Codes) -> tuple[int, int]:
+    """Codes of the next characters of data[at:end] behind the first ``_BEFORE`` of ``codes``, as many as fit.
 
-    begins [n + 1]: where each character begins, and ``end``. A byte that is not part of valid UTF-8 (RFC 3629: no
-    overlong forms, no surrogates) is a character of its own with code 1.
+    Returns their number and where the next begins. A byte that is not part of valid UTF-8 (RFC 3629: no overlong
+    forms, no surrogates) is a character of its own with code 1.
     """
-    n, i = 0, start
-    codes[0] = 0
-    while i < end:
+    n, i, limit, stop = np.uint64(_BEFORE), np.uint64(at), np.uint64(len(codes)), np.uint64(end)
+    while i < stop and n < limit:
         first = np.int64(data[i])
-        size, point = 1, first
-        if first & 0xF0 == 0xE0 and i + 2 < end:  # nearly all Chinese text; written out here, as it is twice as fast
-            b, c = np.int64(data[i + 1]), np.int64(data[i + 2])
-            size, point = 3, (first & 0x0F) << 12 | (b & 0x3F) << 6 | (c & 0x3F)
+        size, point = _U1, first
+        if first & 0xF0 == 0xE0 and i + _U2 < stop:  # nearly all Chinese text; written out here, as it is twice as fast
+            b, c = np.int64(data[i + _U1]), np.int64(data[i + _U2])
+            size, point = _U3, (first & 0x0F) << 12 | (b & 0x3F) << 6 | (c & 0x3F)
             if (b & 0xC0 != 0x80) | (c & 0xC0 != 0x80) | (point < 0x800) | (point >> 11 == 0x1B):
-                size, point = 1, -1
+                size, point = _U1, -1
         elif first >= 0x80:
-            size, point = _two_or_four_bytes(data, i, end, first)
-        begins[n] = i
-        n += 1
-        codes[n] = table[point] if point >= 0 else 1
+            point = -1
+            if 0xC2 <= first <= 0xDF and i + _U1 < stop:
+                b = np.int64(data[i + _U1])
+                if b & 0xC0 == 0x80:
+                    size, point = _U2, (first & 0x1F) << 6 | (b & 0x3F)
+            elif 0xF0 <= first <= 0xF4 and i + _U3 < stop:
+                b, c, d = np.int64(data[i + _U1]), np.int64(data[i + _U2]), np.int64(data[i + _U3])
+                joined = (first & 0x07) << 18 | (b & 0x3F) << 12 | (c & 0x3F) << 6 | (d & 0x3F)
+                marks = (b & 0xC0 == 0x80) & (c & 0xC0 == 0x80) & (d & 0xC0 == 0x80)
+                if marks & (joined >= 0x10000) & (joined <= 0x10FFFF):
+                    size, point = _U3 + _U1, joined
+        codes[n] = table[np.uint64(point)] if point >= 0 else 1
+        n += _U1
         i += size
-    begins[n] = end
-    codes[n + 1] = 0
-    return n
+    return np.int64(n) - _BEFORE, np.int64(i)
 
 
 @njit(cache=True, nogil=True)
-def _two_or_four_bytes(data: Bytes, i: int, end: int, first: int) -> tuple[int, int]:
-    """(size, code point) of the character at i; (1, −1) when it is neither."""
-    if 0xC2 <= first <= 0xDF and i + 1 < end:
-        b = np.int64(data[i + 1])
-        if b & 0xC0 == 0x80:
-            return 2, (first & 0x1F) << 6 | (b & 0x3F)
-    elif 0xF0 <= first <= 0xF4 and i + 3 < end:
-        b, c, d = np.int64(data[i + 1]), np.int64(data[i + 2]), np.int64(data[i + 3])
-        point = (first & 0x07) << 18 | (b & 0x3F) << 12 | (c & 0x3F) << 6 | (d & 0x3F)
-        marks = (b & 0xC0 == 0x80) & (c & 0xC0 == 0x80) & (d & 0xC0 == 0x80)
-        if marks & (point >= 0x10000) & (point <= 0x10FFFF):
-            return 4, point
-    return 1, -1
+def _workspace(scores: Longs) -> Work:
+    """codes, values (both: of the characters before, then the block's), then for each character of a block: scores of
+    the tokens of one, two, three, more characters [BLOCK · 16]; steps of two, of three, of more [BLOCK · 16]; what is
+    special (see ``_match``); a list of characters and one of nodes or steps; totals."""
+    return (
+        np.zeros(_BEFORE + BLOCK, np.uint32),
+        np.zeros(_BEFORE + BLOCK, scores.dtype),
+        np.zeros(BLOCK, scores.dtype),
+        np.zeros(BLOCK, scores.dtype),
+        np.zeros(BLOCK, scores.dtype),
+        np.zeros(BLOCK * MAX_LENGTH, scores.dtype),
+        np.zeros(BLOCK, np.uint32),
+        np.zeros(BLOCK, np.uint32),
+        np.zeros(BLOCK * MAX_LENGTH, np.uint32),
+        np.zeros(BLOCK, np.uint8),
+        np.zeros(BLOCK + 1, np.uint32),
+        np.zeros(BLOCK + 1, np.uint32),
+        np.zeros(_BEFORE + BLOCK, np.float64),
+    )
 
 
-@njit(cache=True, nogil=True)
-def _best_path(codes: Ints, n: int, cells: Ints, best: Longs, back: Ints) -> None:
-    """back[j] = last token of the best path to position j, whose score is best[j]."""
-    best[0] = 0
-    for end in range(1, n + 1):
-        slot = np.uint64(codes[end])
-        start = end - 1
-        top = best[start] + np.int64(cells[slot, SCORE])
-        token = cells[slot, TOKEN]
-        while True:
-            child = np.uint64(np.int64(cells[slot, BASE]) + np.int64(codes[start]))
-            if cells[child, CHECK] != np.int64(slot):
+@njit(inline="always")
+def _match(count: int, trie: Arrays, plain: int, work: Work) -> None:
+    """Scores and steps of all pieces that end at each of ``count`` characters.
+
+    special[k]: length of the longest match at k if it is above 3, else whether k is in pieces, but none itself.
+    """
+    link, scores = trie[0], trie[1]
+    codes, _, one, two, three, more, step_two, step_three, step_more, special, alive, nodes, _ = work
+    for n in range(BLOCK):
+        three[n] = scores[0]
+    first_plain, before = np.uint64(plain), np.uint64(codes[_BEFORE - 1])
+    k, kept, limit = _U0, _U0, np.uint64(count)
+    while k < limit:
+        slot = np.uint64(codes[np.uint64(_BEFORE) + k])
+        child = (link[slot] >> _U32) + before
+        before = slot
+        found = (link[child] & _LOW) == slot
+        alive[kept] = k
+        nodes[kept] = child
+        kept += _U1 if found else _U0
+        child = child if found else _U0
+        one[k] = scores[slot]
+        two[k] = scores[child]
+        step_two[k] = child << _BITS | _U1
+        special[k] = slot - np.uint64(FIRST_CODE) < first_plain - np.uint64(FIRST_CODE)
+        k += _U1
+    living, kept, n = kept, _U0, _U0
+    while n < living:
+        k, slot = np.uint64(alive[n]), np.uint64(nodes[n])
+        child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 2)])
+        alive[kept] = k
+        nodes[kept] = child
+        kept += _U1 if (link[child] & _LOW) == slot else _U0
+        n += _U1
+    living, kept, n = kept, _U0, _U0
+    while n < living:
+        k, slot = np.uint64(alive[n]), np.uint64(nodes[n])
+        three[k] = scores[slot]
+        step_three[k] = slot << _BITS | _U2
+        child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 3)])
+        alive[kept] = k
+        nodes[kept] = child
+        kept += _U1 if (link[child] & _LOW) == slot else _U0
+        n += _U1
+    last = _U3  # length in characters, less 1
+    while kept:
+        living, kept, n = kept, _U0, _U0
+        while n < living:
+            k, slot = np.uint64(alive[n]), np.uint64(nodes[n])
+            more[k << _BITS | last] = scores[slot]
+            step_more[k << _BITS | last] = slot << _BITS | last
+            special[k] = last + _U1
+            child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 1) - last])
+            alive[kept] = k
+            nodes[kept] = child
+            kept += _U1 if (link[child] & _LOW) == slot else _U0
+            n += _U1
+        last += _U1
+
+
+@njit(inline="always")
+def _choose(count: int, trie: Arrays, plain: int, unreached: np.uint64, work: Work, back: Ids) -> np.uint64:
+    """back[k] = step of the best path to the position behind character k of the block.
+
+    plain: the codes 5 … plain − 1 are characters that no path need reach (``_choose_seed``); 5 for vocabularies of our
+    own. A character in no piece needs no such care: no match ends at it or goes across.
+    unreached: bit n of it tells that the position n + 1 characters back is not reached; returned brought up to date.
+    """
+    codes, values, one, two, three, more, step_two, step_three, step_more, special, places, steps, _ = work
+    value, second, third = values[_BEFORE - 1], values[_BEFORE - 2], values[_BEFORE - 3]
+    k, limit, kept = _U0, np.uint64(count), _U0
+    while k < limit:
+        single, pair, triple = value + one[k], second + two[k], third + three[k]
+        top = triple if triple > pair else pair
+        top = top if top > single else single
+        if (special[k] != 0) | (unreached != 0):
+            step = _U0
+            if unreached or FIRST_CODE <= np.int64(codes[np.uint64(_BEFORE) + k]) < plain:
+                top, step, missed = _choose_seed(k, np.uint64(plain), trie[1][0], unreached, work)
+                unreached = (unreached << _U1 | missed) & np.uint64(0xFFFF)
+            else:
+                for length in range(4, special[k] + 1):
+                    m = np.uint64(length)
+                    other = values[np.uint64(_BEFORE) + k - m] + more[k << _BITS | (m - _U1)]
+                    if other >= top:
+                        top, step = other, np.uint64(step_more[k << _BITS | (m - _U1)])
+            places[kept], steps[kept] = k, step
+            kept += _U1 if step else _U0
+        values[np.uint64(_BEFORE) + k] = top
+        third, second, value = second, value, top
+        k += _U1
+    for n in range(count):  # which of the first three it was: so that it needs no branch, and many at a time
+        top = values[n + _BEFORE]
+        step_one = codes[n + _BEFORE] << np.uint32(_LENGTH_BITS)
+        shorter = step_two[n] if values[n + (_BEFORE - 2)] + two[n] == top else step_one
+        back[n] = step_three[n] if values[n + (_BEFORE - 3)] + three[n] == top else shorter
+    k = _U0
+    while k < kept:
+        back[np.uint64(places[k])] = steps[k]
+        k += _U1
+    return unreached
+
+
+@njit(inline="always")
+def _choose_seed(
+    k: np.uint64, plain: np.uint64, none: float, unreached: np.uint64, work: Work
+) -> tuple[float, np.uint64, np.uint64]:
+    """Value, step and whether it stays unreached, of a position in a vocabulary of the seed's kind (SEED §2).
+
+    Matches come longest first. The first stands, even when it begins where no path arrives: then it stands on the
+    nearest position before, whose value is kept in between. Another replaces it if a path reaches its begin and it is
+    strictly better. A position without a match takes the bytes of its character.
+    """
+    codes, values, one, two, three, more, step_two, step_three, step_more, special, _, _, _ = work
+    place = np.uint64(_BEFORE) + k
+    top, step, missed = values[place - _U1], np.uint64(codes[place]) << _BITS, _U1
+    for length in range(max(np.int64(special[k]), 3), 0, -1):
+        m = np.uint64(length)
+        if length == 1:
+            if FIRST_CODE <= codes[place] < plain:
                 break
-            slot = child
-            start -= 1
-            value = best[start] + np.int64(cells[slot, SCORE])
-            longer_wins = value >= top
-            token = cells[slot, TOKEN] if longer_wins else token
-            top = value if longer_wins else top
-        best[end] = top
-        back[end] = token
+            score, own = one[k], np.uint64(codes[place]) << _BITS
+        elif length == 2:
+            score, own = two[k], np.uint64(step_two[k])
+        elif length == 3:
+            score, own = three[k], np.uint64(step_three[k])
+        else:
+            score, own = more[k << _BITS | (m - _U1)], np.uint64(step_more[k << _BITS | (m - _U1)])
+        other = values[place - m] + score
+        reached = (unreached >> (m - _U1)) & _U1 == 0
+        if score != none and (missed or (reached and other > top)):
+            top, step, missed = other, own, _U0
+    return top, step, missed
 
 
-@njit(cache=True, nogil=True)
-def _sampled_path(codes: Ints, n: int, cells: Ints, alpha: float, key: np.uint64, total: Floats, back: Ints) -> None:
-    """Draws one path with probability exp(alpha · its score) / Σ of that over all paths, exactly.
+@njit(inline="always")
+def _sample(count: int, trie: Arrays, work: Work, alpha: float, key: np.uint64, back: Ids, at: int) -> np.uint64:
+    """Draws back[at + k]: so that a path has the probability exp(alpha · its score) / Σ of that over all paths.
 
     total[j] = ln Σ exp(alpha · score) over all paths to j (forward filtering). Going backwards from the end, the token
-    (i, j) must have probability exp(total[i] + alpha · score − total[j]). That depends on j alone, so back[j] is drawn
-    at once for every j while total[j] is summed up: each further token replaces the one held with its share of the sum
-    so far (reservoir sampling).
+    (i, j) must have probability exp(total[i] + alpha · score − total[j]). That depends on j alone, so it is drawn at
+    once for every j while total[j] is summed up: each further token replaces the one held with its share of the sum so
+    far (reservoir sampling). Returns the state of the random numbers.
     """
-    unit = alpha / SCALE
-    total[0] = 0.0
-    for end in range(1, n + 1):
-        slot = np.int64(codes[end])
-        start = end - 1
-        held = total[start] + unit * cells[slot, SCORE]
-        back[end] = cells[slot, TOKEN]
+    link, scores = trie[0], trie[1]
+    codes, total = work[0], work[12]
+    unit, none = alpha / SCALE, scores[0]
+    for k in range(_BEFORE, _BEFORE + count):
+        slot, start = np.int64(codes[k]), k - 1
+        held = total[start] + unit * scores[slot]
+        step = slot << _LENGTH_BITS
         while True:
-            child = np.int64(cells[slot, BASE]) + np.int64(codes[start])
-            if cells[child, CHECK] != slot:
+            child = np.int64(link[slot] >> _U32) + np.int64(codes[start])
+            if np.int64(link[child] & _LOW) != slot:
                 break
             slot = child
             start -= 1
-            if cells[slot, SCORE] == NO_PIECE:
+            if scores[slot] == none:
                 continue
-            new = total[start] + unit * cells[slot, SCORE]
+            new = total[start] + unit * scores[slot]
             held = max(held, new) + math.log1p(math.exp(-abs(held - new)))
             key, share = next_random(key)
             if share < math.exp(new - held):
-                back[end] = cells[slot, TOKEN]
-        total[end] = held
+                step = slot << _LENGTH_BITS | (k - 1 - start)
+        total[k] = held
+        back[at + k - _BEFORE] = step
+    return key
 
 
 @njit(cache=True, nogil=True)
@@ -133,78 +272,107 @@ def next_random(state: np.uint64) -> tuple[np.uint64, float]:
 
 
 @njit(cache=True, nogil=True)
-def walk_back(data: Bytes, n: int, begins: Longs, back: Ints, byte_numbers: Ints, path: Ids) -> int:
-    """Fills ``path`` from its end with the numbers of the tokens of the path to n; returns where they begin."""
-    place, j = len(path), n
-    while j > 0:
-        token = np.int64(back[j])
-        if token > _LENGTH_MASK:
-            place -= 1
-            path[place] = token >> LENGTH_BITS
-            j -= token & _LENGTH_MASK
-        else:  # the bytes of one character
-            for i in range(begins[j] - 1, begins[j - 1] - 1, -1):
-                place -= 1
-                path[place] = byte_numbers[data[i]]
-            j -= 1
-    return place
+def _find_path(
+    data: Bytes, start: int, end: int, trie: Arrays, plain: int, alpha: float, keys: Keys, work: Work, back: Ids
+) -> int:
+    """Steps to each of the n characters of a document in ``back``; returns n. keys: empty, or one to sample with."""
+    codes, values, totals = work[0], work[1], work[12]
+    codes[:_BEFORE], values[:_BEFORE], totals[:_BEFORE] = 0, 0, 0.0
+    n, at, unreached, key = 0, start, _U0, keys[0] if len(keys) else _U0
+    while at < end:
+        count, at = decode_utf8(data, at, end, trie[3], codes)
+        if len(keys):
+            key = _sample(count, trie, work, alpha, key, back, n)
+        else:
+            _match(count, trie, plain, work)
+            unreached = _choose(count, trie, plain, unreached, work, back[n : n + count])
+        n += count
+        if at < end:
+            for k in range(_BEFORE):
+                codes[k], values[k], totals[k] = codes[count + k], values[count + k], totals[count + k]
+    return n
 
 
 @njit(cache=True, nogil=True)
 def encode_documents(
-    data: Bytes, offsets: Longs, cells: Ints, table: Ints, byte_ids: Ints, alpha: float, keys: Keys
+    data: Bytes, offsets: Longs, trie: Arrays, plain: int, byte_ids: Ints, alpha: float, keys: Keys
 ) -> tuple[Ids, Longs]:
     """Ids of the N documents data[offsets[d]:offsets[d + 1]], and their offsets [N + 1].
 
-    byte_ids [256]: ids of the byte tokens. keys: empty for the best path; else [N], the state of the random numbers
-    with which each document's path is drawn (see ``_sampled_path`` for alpha).
+    byte_ids [256]: ids of the byte tokens. plain: see ``_choose``. keys: empty for the best path; else [N], the state
+    of the random numbers with which each document's path is drawn (see ``_sample`` for alpha).
     """
     out = np.empty(offsets[-1] - offsets[0], np.uint32)
     ends = np.zeros(len(offsets), np.int64)
-    codes, begins, back, path, best, total = _scratch(offsets, len(keys) > 0)
+    tokens, work = trie[2], _workspace(trie[1])
+    back = np.empty(longest_document(offsets), np.uint32)
     at = 0
     for d in range(len(offsets) - 1):
-        n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        if len(keys):
-            _sampled_path(codes, n, cells, alpha, keys[d], total, back)
-        else:
-            _best_path(codes, n, cells, best, back)
-        place = walk_back(data, n, begins, back, byte_ids, path)
-        size = len(path) - place
-        out[at : at + size] = path[place:]
-        at += size
+        start, end = offsets[d], offsets[d + 1]
+        j = _find_path(data, start, end, trie, plain, alpha, keys[d : d + 1], work, back)
+        place = limit = np.uint64(at + end - start)  # a path has at most as many steps as bytes: it is put at the end
+        j = np.uint64(j)
+        while j:
+            step = np.uint64(back[j - _U1])
+            place -= _U1
+            out[place] = step >> _BITS
+            j -= (step & np.uint64(15)) + _U1
+        write, byte = np.uint64(at), start
+        while place < limit:  # and turned into ids from its begin, which never overtakes what is still to be read
+            token = np.int64(tokens[np.uint64(out[place])])
+            place += _U1
+            size = token & _BYTE_MASK
+            if token > _BYTE_MASK:
+                out[write] = token >> BYTE_BITS
+                write += _U1
+            else:
+                for i in range(byte, byte + size):
+                    out[write] = byte_ids[data[i]]
+                    write += _U1
+            byte += size
+        at = np.int64(write)
         ends[d + 1] = at
     return out[:at], ends
 
 
 @njit(cache=True, nogil=True)
-def count_documents(
-    data: Bytes, offsets: Longs, cells: Ints, table: Ints, byte_ids: Ints, alpha: float, keys: Keys, counts: Longs
-) -> None:
-    """Adds to ``counts``, by token number, how often each token is used in the documents (see encode_documents)."""
-    codes, begins, back, path, best, total = _scratch(offsets, len(keys) > 0)
+def count_documents(data: Bytes, offsets: Longs, trie: Arrays, alpha: float, keys: Keys, uses: Longs) -> None:
+    """Adds to ``uses`` [slots] how often the path of each document takes the token of each slot (see above)."""
+    work, back = _workspace(trie[1]), np.empty(longest_document(offsets), np.uint32)
     for d in range(len(offsets) - 1):
-        n = decode_utf8(data, offsets[d], offsets[d + 1], table, codes, begins)
-        if len(keys):
-            _sampled_path(codes, n, cells, alpha, keys[d], total, back)
-        else:
-            _best_path(codes, n, cells, best, back)
-        for place in range(walk_back(data, n, begins, back, byte_ids, path), len(path)):
-            counts[path[place]] += 1
+        j = _find_path(data, offsets[d], offsets[d + 1], trie, FIRST_CODE, alpha, keys[d : d + 1], work, back)
+        while j:
+            step = np.int64(back[j - 1])
+            uses[step >> _LENGTH_BITS] += 1
+            j -= (step & 15) + 1
 
 
 @njit(cache=True, nogil=True)
-def _scratch(offsets: Longs, sampling: bool) -> tuple[Ints, Longs, Ints, Ids, Longs, Floats]:
-    """codes, begins, back, path, best, total: room for the longest of the documents."""
-    size = longest_document(offsets) + 2
-    return (
-        np.empty(size, np.int32),
-        np.empty(size, np.int64),
-        np.empty(size, np.int32),
-        np.empty(size, np.uint32),
-        np.empty(1 if sampling else size, np.int64),
-        np.empty(size if sampling else 1, np.float64),
-    )
+def score_without_itself(data: Bytes, offsets: Longs, trie: Arrays) -> Longs:
+    """Best score of each document (of at most MAX_LENGTH characters) without the token that is all of it; of one
+    character: what its bytes cost."""
+    link, scores = trie[0], trie[1]
+    out = np.zeros(len(offsets) - 1, np.int64)
+    codes, values = np.zeros(2 * _BEFORE, np.uint32), np.zeros(2 * _BEFORE, np.int64)
+    for d in range(len(offsets) - 1):
+        n, _ = decode_utf8(data, offsets[d], offsets[d + 1], trie[3], codes)
+        if n == 1:
+            out[d] = BYTE_SCORE * (offsets[d + 1] - offsets[d])
+            continue
+        for k in range(_BEFORE, _BEFORE + n):
+            slot, start = np.int64(codes[k]), k - 1
+            top = values[start] + scores[slot]
+            while True:
+                child = np.int64(link[slot] >> _U32) + np.int64(codes[start])
+                if start < _BEFORE or np.int64(link[child] & _LOW) != slot:
+                    break
+                slot = child
+                start -= 1
+                if k - start < n and values[start] + scores[slot] >= top:
+                    top = values[start] + scores[slot]
+            values[k] = top
+        out[d] = values[_BEFORE + n - 1]
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -217,15 +385,21 @@ def longest_document(offsets: Longs) -> int:
 
 
 @njit(cache=True, nogil=True)
-def join_bytes(ids: Longs, data: Bytes, offsets: Longs) -> Bytes:
-    """The bytes data[offsets[id]:offsets[id + 1]] of all ids in a row."""
-    size = 0
+def join_bytes(ids: Ids, words: NDArray[np.uint64], sizes: Bytes) -> Bytes:
+    """The bytes of all ids in a row.
+
+    words [V, W]: the bytes of each id, eight a number, the first in the lowest bits. sizes [V]: how many bytes.
+    """
+    total = 0
     for n in ids:
-        size += offsets[n + 1] - offsets[n]
-    out = np.empty(size, np.uint8)
+        total += np.int64(sizes[n])
+    out = np.empty(total + 8, np.uint8)
     at = 0
     for n in ids:
-        for i in range(offsets[n], offsets[n + 1]):
-            out[at] = data[i]
-            at += 1
-    return out
+        size = np.int64(sizes[n])
+        for part in range((size + 7) >> 3):
+            word, place = words[n, part], at + 8 * part
+            for i in range(8):
+                out[place + i] = word >> np.uint64(8 * i)
+        at += size
+    return out[:total]

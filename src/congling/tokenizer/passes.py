@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -14,7 +14,7 @@ from congling.corpus.documents import text_buffers
 from congling.corpus.shards import read_shards
 from congling.reporter import Bar
 from congling.tokenizer.kernels import Bytes
-from congling.tokenizer.trie import Longs
+from congling.tokenizer.trie import Longs, read_only
 
 Batch = tuple[Bytes, Longs]  # text of N documents: data, offsets [N + 1]; both read-only
 Corpus = Callable[[], Iterable[Batch]]  # begins a new pass over all batches
@@ -50,10 +50,3 @@ def hash_texts(data: Bytes, offsets: Longs, seed: int = 0) -> NDArray[np.uint64]
     view = data.data
     hashes = [xxhash.xxh3_64_intdigest(view[a:b], seed) for a, b in pairwise(offsets.tolist())]
     return np.array(hashes, np.uint64)
-
-
-def read_only(array: Any) -> Any:
-    """A view that cannot be written to: numba compiles once for such arrays, and once more for writable ones."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -40,7 +40,7 @@ def _candidates(stage: Stage, reporter: Reporter, config: TokenizerConfig, folde
     saved = stage.path / _GRAMS
     begun = grams = load_grams(saved) if saved.exists() else None
     with reporter.progress("tokenizer: candidates", None, "bytes") as bar:
-        options = config.max_piece_length, config.min_frequency, config.min_count, config.threads
+        options = config.joining, config.max_piece_length, config.min_frequency, config.min_count, config.threads
         for grams in find_candidates(read_corpus(folder, bar), *options, begun):
             save_grams(grams, saved)
             bar.advance(0, note=f"{len(grams)} of 1 … {grams.passes} characters")

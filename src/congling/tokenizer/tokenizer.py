@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 from congling.corpus.documents import text_buffers
 from congling.tokenizer import vocabulary as vocab
 from congling.tokenizer.kernels import Bytes, Ids, Keys, encode_documents, join_bytes
-from congling.tokenizer.passes import read_only
-from congling.tokenizer.seed import encode_seed, read_seed
-from congling.tokenizer.trie import Longs, make_trie
+from congling.tokenizer.seed import read_seed
+from congling.tokenizer.trie import BYTE_SCORE, FIRST_CODE, Longs, Trie, make_trie, read_only
 from congling.tokenizer.vocabulary import FIRST_BYTE, SPECIALS, Vocabulary
 
 FILE = "vocabulary.txt"
@@ -35,14 +35,16 @@ class Tokenizer:
         self._seed_kind = v.kind == "seed"
         self.special: dict[str, int] = {} if self._seed_kind else {name: n for n, name in enumerate(SPECIALS)}
         self.vocab_size = v.size
-        units = np.zeros(len(v.pieces)) if self._seed_kind else np.array(v.scores)
-        ids = np.arange(v.first_id, v.size, dtype=np.int32)
-        self._trie = make_trie(v.pieces, units.astype(np.int32), ids, backwards=not self._seed_kind)
-        self._scores = np.concatenate([np.zeros(v.first_id), v.nats])  # by id
         first = 255 - np.arange(256) if self._seed_kind else FIRST_BYTE + np.arange(256)
         self._byte_ids = first.astype(np.int32)
-        self._data, self._offsets = _byte_table(v)
-        self.token_bytes: NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)  # [V] raw bytes of each id
+        self._words, self._sizes = _byte_table(v)
+        self.token_bytes: NDArray[np.int32] = self._sizes.astype(np.int32)  # [V] raw bytes of each id
+
+    @cached_property
+    def _trie(self) -> Trie:
+        v = self.vocabulary
+        scores = np.array(v.scores, np.float64 if self._seed_kind else np.int64)
+        return make_trie(v.pieces, scores, np.arange(v.first_id, v.size), 0 if self._seed_kind else BYTE_SCORE)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -81,6 +83,7 @@ class Tokenizer:
         if sample is not None and (self._seed_kind or not 0 <= sample < 1e6):
             raise ValueError(f"sample = {sample}: must be 0 … 1e6, with a vocabulary of our own kind")
         data, offsets = _buffers(texts)
+        _ = self._trie  # made here, before threads ask for it
         keys = np.empty(0, np.uint64) if sample is None else _document_keys(seed, first, len(offsets) - 1)
         cuts = _cuts(offsets)
 
@@ -93,10 +96,8 @@ class Tokenizer:
             return _join(list(pool.map(job, cuts[:-1], cuts[1:])))
 
     def _encode(self, data: Bytes, offsets: Longs, alpha: float, keys: Keys) -> tuple[Ids, Longs]:
-        trie = self._trie
-        if self._seed_kind:
-            return encode_seed(data, offsets, trie.cells, trie.table, self._byte_ids, self._scores)
-        return encode_documents(data, offsets, trie.cells, trie.table, self._byte_ids, alpha, keys)
+        plain = self._trie.first_plain if self._seed_kind else FIRST_CODE
+        return encode_documents(data, offsets, self._trie.arrays, plain, self._byte_ids, alpha, keys)
 
     # -- ids to text -------------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Tokenizer:
             raise ValueError(f"ids must be whole numbers, not {wanted.dtype}")
         if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.vocab_size:
             raise ValueError(f"ids {wanted.min()} … {wanted.max()}: must be 0 … {self.vocab_size - 1}")
-        joined: bytes = join_bytes(wanted.astype(np.int64), self._data, self._offsets).tobytes()
+        joined: bytes = join_bytes(read_only(wanted.astype(np.uint32)), self._words, self._sizes).tobytes()
         return joined
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
@@ -143,13 +144,17 @@ class Tokenizer:
         return self.special[name]
 
 
-def _byte_table(v: Vocabulary) -> tuple[Bytes, Longs]:
-    """Bytes of every id in a row, and where they begin [V + 1]."""
+def _byte_table(v: Vocabulary) -> tuple[NDArray[np.uint64], Bytes]:
+    """Bytes of every id, padded to whole words of eight [V, W], and how many they are [V]."""
     if v.kind == "seed":
         first = [bytes([255 - row]) for row in range(256)]
     else:
         first = [b""] * FIRST_BYTE + [bytes([b]) for b in range(256)]
-    return _flat(first + [piece.encode("utf-8") for piece in v.pieces])
+    parts = first + [piece.encode("utf-8") for piece in v.pieces]
+    width = -(-max(map(len, parts)) // 8)
+    padded = b"".join(part.ljust(8 * width, b"\0") for part in parts)
+    sizes = np.fromiter(map(len, parts), np.uint8, len(parts))
+    return np.frombuffer(padded, "<u8").reshape(-1, width), read_only(sizes)
 
 
 def _buffers(texts: Texts) -> tuple[Bytes, Longs]:

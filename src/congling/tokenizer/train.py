@@ -11,7 +11,8 @@ The first set is cut to 64 times the target; the seed began with 5.7 million can
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import compress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,12 @@ from numpy.typing import NDArray
 from congling import artifact
 from congling.tokenizer.candidates import Grams
 from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.kernels import Bytes, count_documents
+from congling.tokenizer.kernels import Bytes, count_documents, score_without_itself
 from congling.tokenizer.passes import Corpus, hash_texts, parallel
-from congling.tokenizer.trie import LOWEST_SCORE, SCALE, Ints, Longs
+from congling.tokenizer.trie import BYTE_BITS, FIRST_CODE, LOWEST_SCORE, SCALE, Arrays, Longs
 from congling.tokenizer.vocabulary import FIRST_PIECE, Vocabulary
 
 _FIRST_SET = 64  # times the target
-_BYTE_NUMBERS = np.arange(256, dtype=np.int32)  # tokens 0 … 255 are bytes, 256 + n the n-th living piece
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class State:
     shrinking: bool
     alive: NDArray[np.bool_]  # [nodes] the candidates that are pieces
     counts: Longs  # [nodes] how often each was used in the last round
+    worth: NDArray[np.float64]  # [nodes] the least of it is dropped first
     bytes_per_token: float  # of the last round
 
     @property
@@ -58,7 +59,10 @@ class Trainer:
         self._check_size(len(self._grams))
         alive = np.ones(len(self._grams) + 1, bool)
         alive[0] = False
-        return self._cut(State(0, False, alive, self._grams.count, 0.0), _FIRST_SET * self.target)
+        return self._cut(
+            State(0, False, alive, self._grams.count, self._grams.count.astype(np.float64), 0.0),
+            _FIRST_SET * self.target,
+        )
 
     def rounds(self, state: State) -> Iterator[State]:
         """Yields the state after each round, until the vocabulary has its size and the counts of that size."""
@@ -71,7 +75,7 @@ class Trainer:
             self._check_size(state.size)
             stable = before - state.size <= self._config.stable_share * before
             if not state.shrinking and (stable or state.round >= self._config.max_rounds):
-                state = State(state.round, True, state.alive, state.counts, state.bytes_per_token)
+                state = replace(state, shrinking=True)
             done = state.shrinking and state.size == self.target
             yield state
 
@@ -92,42 +96,70 @@ class Trainer:
 
     def _recount(self, state: State) -> State:
         """Segments and counts; before the shrinking, which takes the rarest anyway, drops what was not used."""
-        trie = self._grams.trie(state.alive, self._scores(state))
+        scores = self._scores(state)
+        trie, slots = self._grams.trie(state.alive, scores)
         sample = self._config.counting == "sample"
 
         def job(data: Bytes, offsets: Longs) -> tuple[Longs, int]:
-            counts = np.zeros(256 + state.size, np.int64)
+            uses = np.zeros(len(trie.arrays[0]), np.int64)
             keys = hash_texts(data, offsets, self._seed ^ state.round << 32) if sample else np.empty(0, np.uint64)
-            alpha = self._config.sample_alpha
-            count_documents(data, offsets, trie.cells, trie.table, _BYTE_NUMBERS, alpha, keys, counts)
-            return counts, int(offsets[-1] - offsets[0])
+            count_documents(data, offsets, trie.arrays, self._config.sample_alpha, keys, uses)
+            return uses, int(offsets[-1] - offsets[0])
 
-        used, size = np.zeros(256 + state.size, np.int64), 0
-        for counts, text_bytes in parallel(job, self._corpus, self._config.threads):
-            used += counts
+        used, size = np.zeros(len(trie.arrays[0]), np.int64), 0
+        for uses, text_bytes in parallel(job, self._corpus, self._config.threads):
+            used += uses
             size += text_bytes
+        tokens = trie.arrays[2].astype(np.int64)
+        num_tokens = int(np.where(tokens >> BYTE_BITS, used, used * tokens).sum())  # a character without a piece: bytes
         counts = np.zeros_like(state.counts)
-        counts[state.alive] = used[256:]
+        counts[state.alive] = used[slots]
         alive = state.alive if state.shrinking else state.alive & ((counts > 0) | self._protected)
-        return State(state.round + 1, state.shrinking, alive, counts, size / max(int(used.sum()), 1))
+        worth = counts.astype(np.float64)
+        if self._config.prune == "loss":
+            worth[state.alive] *= (scores - self._without_itself(state.alive, trie.arrays)) / SCALE
+        return State(state.round + 1, state.shrinking, alive, counts, worth, size / max(num_tokens, 1))
+
+    def _without_itself(self, alive: NDArray[np.bool_], arrays: Arrays) -> Longs:
+        """For each living node the best score of its text in other pieces."""
+        texts = [t.encode("utf-8", "surrogatepass") for t in compress(self._grams.texts(), alive)]
+        offsets = np.cumsum([0, *map(len, texts)])
+        return score_without_itself(np.frombuffer(b"".join(texts), np.uint8), offsets, arrays)
 
     def _cut(self, state: State, size: int) -> State:
-        """The protected characters and the most counted others, ``size`` in all; ties go by the order of the nodes,
-        which is that of the characters' counts and code points."""
+        """The protected characters and the worthiest others, ``size`` in all; ties go by the order of the nodes, which
+        is that of the characters' counts and code points. A character is worth what any piece with it is, so every
+        character in a piece has a piece of its own."""
+        worth = self._with_characters(state)
         nodes = np.flatnonzero(state.alive)
-        order = np.lexsort((nodes, -state.counts[nodes], ~self._protected[nodes]))
+        order = np.lexsort((nodes, -worth[nodes], ~self._protected[nodes]))
         alive = np.zeros_like(state.alive)
         alive[nodes[order[:size]]] = True
-        return State(state.round, state.shrinking, alive, state.counts, state.bytes_per_token)
+        return replace(state, alive=alive)
 
-    def _scores(self, state: State) -> Ints:
+    def _with_characters(self, state: State) -> NDArray[np.float64]:
+        """The worth of each node, of a character at least that of any living piece that contains it."""
+        grams = self._grams
+        inside = np.where(state.alive, state.worth, -1.0)
+        for depth in range(int(grams.depth.max()), 1, -1):
+            nodes = np.flatnonzero(grams.depth == depth)
+            np.maximum.at(inside, grams.parent[nodes], inside[nodes])
+        best = np.full(FIRST_CODE + len(grams.characters), -1.0)
+        np.maximum.at(best, grams.code[1:], inside[1:])
+        worth = state.worth.copy()
+        single = np.flatnonzero(grams.depth == 1)
+        worth[single] = np.maximum(worth[single], best[grams.code[single]])
+        return worth
+
+    def _scores(self, state: State) -> Longs:
         """Scores of the living nodes, in units of 10⁻⁶ nats, rounded; one without use has that of a count of 1."""
         depth = self._grams.depth[state.alive]
         counts = np.maximum(state.counts[state.alive], 1)
-        totals = np.zeros(self._config.max_piece_length + 1, np.int64)
-        np.add.at(totals, depth, counts)
-        units = np.rint(np.log(counts / totals[depth]) * SCALE)
-        return np.clip(units, LOWEST_SCORE, 0).astype(np.int32)
+        group = depth if self._config.score == "length" else np.zeros_like(depth)
+        totals = np.zeros(int(depth.max()) + 1, np.int64)
+        np.add.at(totals, group, counts)
+        units = np.rint((np.log(counts / totals[group]) - self._config.token_penalty) * SCALE)
+        return np.clip(units, LOWEST_SCORE, 0).astype(np.int64)
 
     def _check_size(self, found: int) -> None:
         if found < self.target:
@@ -156,5 +188,5 @@ def save_state(state: State, file: Path) -> None:
 def load_state(file: Path) -> State:
     """What ``save_state`` wrote."""
     with np.load(file, allow_pickle=False) as found:
-        numbers = found["round"], found["shrinking"], found["bytes_per_token"]
-        return State(int(numbers[0]), bool(numbers[1]), found["alive"], found["counts"], float(numbers[2]))
+        numbers = int(found["round"]), bool(found["shrinking"])
+        return State(*numbers, found["alive"], found["counts"], found["worth"], float(found["bytes_per_token"]))

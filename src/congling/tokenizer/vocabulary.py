@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from congling import artifact
 from congling.tokenizer.trie import LOWEST_SCORE, MAX_LENGTH, SCALE
 
 Kind = Literal["congling", "seed"]
@@ -27,12 +26,15 @@ FIRST_SEED_ROW = 256  # of pieces: seed id 1 + 255; the row of byte b is 255 −
 _MAGIC = "# congling vocabulary 1"
 _FIXED = (*SPECIALS, *(f"<0x{b:02X}>" for b in range(256)))  # what comes before the pieces
 _NAMES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_CHARACTERS = {shown: character for character, shown in _NAMES.items()}
 # Control characters, spaces, soft hyphen, joiners and marks of direction, variation selectors, byte order mark, tags.
 _HIDDEN = re.compile(
     "[\\\\\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
     "\u205f-\u206f\u3000\u3164\ud800-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff]"
 )
 _ESCAPE = re.compile(r"\\(?:[\\nrt]|u[0-9a-f]{4}|U[0-9a-f]{8}|())")  # the group: a backslash that begins none
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_COUNTS, _SCORES = re.compile(r"(?:(?:0|[1-9][0-9]*)\n)*+"), re.compile(r"(?:-?[0-9]+\.[0-9]{6}\n)*+")
 _NUMBER, _SCORE, _EXACT = re.compile(r"0|[1-9][0-9]*"), re.compile(r"-?[0-9]+\.[0-9]{6}"), re.compile(r"[-+.0-9e]+")
 
 
@@ -66,6 +68,8 @@ class Vocabulary:
 
 def write(vocabulary: Vocabulary, file: Path) -> None:
     """Writes the vocabulary file, whole or not at all."""
+    from congling import artifact  # imported here, as it takes longer than reading a vocabulary does
+
     lines = [_MAGIC, f"# kind {vocabulary.kind}", f"# size {vocabulary.size}"]
     if vocabulary.kind == "congling":
         lines += [f"{n}\t{name}\t0\t0" for n, name in enumerate(_FIXED)]
@@ -99,20 +103,61 @@ def _read_rows(file: Path, kind: Kind, lines: list[str]) -> Vocabulary:
     for n, name in enumerate(fixed):
         if len(lines) <= n + 3 or lines[n + 3] != f"{n}\t{name}\t0\t0":
             raise ValueError(f"{file}:{n + 4}: expected id {n}, {name}, 0, 0 between tabs")
-    pieces: dict[str, tuple[int | float, int]] = {}
-    vocabulary = Vocabulary(kind, [], [], [])
-    for n, line in enumerate(lines[3 + len(fixed) :]):
-        where = f"{file}:{n + 4 + len(fixed)}"
-        piece, score, count = _parse(line, kind, vocabulary.first_id + n, where)
-        if not 0 < len(piece) <= MAX_LENGTH or piece in pieces:
-            problem = "is there twice" if piece in pieces else f"must have 1 … {MAX_LENGTH} characters"
-            raise ValueError(f"{where}: piece {piece!r} {problem}")
-        pieces[piece] = score, count
-    scores = [score for score, _ in pieces.values()]
-    vocabulary = Vocabulary(kind, list(pieces), scores, [count for _, count in pieces.values()])
+    first, rows = Vocabulary(kind, [], [], []).first_id, lines[3 + len(fixed) :]
+    vocabulary = _read_columns(kind, first, rows)
+    if vocabulary is None:  # something is wrong: look at line after line, to say what and where
+        vocabulary = _read_lines(file, kind, first, rows, 4 + len(fixed))
     if lines[2:3] != [f"# size {vocabulary.size}"]:
         raise ValueError(f"{file}:3: expected '# size {vocabulary.size}', as many ids as follow, found {lines[2:3]}")
     return vocabulary
+
+
+def _read_columns(kind: Kind, first: int, rows: list[str]) -> Vocabulary | None:
+    """The rows, if nothing is wrong with any; all of a column at once, which is six times as fast."""
+    cells = "\t".join(rows).split("\t")
+    ids, shown, scores, counts = (cells[column::4] for column in range(4))
+    if not len(ids) == len(shown) == len(scores) == len(counts) == len(rows):
+        return None
+    try:
+        pieces = [unescape(piece) if "\\" in piece else piece for piece in shown]
+    except ValueError:
+        return None
+    good = (
+        ids == list(map(str, range(first, first + len(rows))))
+        and len(set(pieces)) == len(pieces)
+        and all(pieces)
+        and max(map(len, pieces)) <= MAX_LENGTH
+        and [piece for piece in shown if "\\" in piece]
+        == [escape(p) for p, s in zip(pieces, shown, strict=True) if p != s]
+        and not _HIDDEN.search("".join(piece for piece in shown if "\\" not in piece))
+        and not _SURROGATE.search("".join(pieces))
+        and _COUNTS.fullmatch("\n".join(counts) + "\n")
+        and max(map(len, counts)) < 19
+    )
+    if not good:
+        return None
+    if kind == "seed":
+        values = [_score(text, kind) for text in scores]
+    elif _SCORES.fullmatch("\n".join(scores) + "\n"):
+        values = list(map(int, "\n".join(scores).replace(".", "").split("\n")))
+        values = [v if LOWEST_SCORE <= v <= 0 else None for v in values]
+    else:
+        return None
+    whole = [v for v in values if v is not None]
+    return Vocabulary(kind, pieces, whole, list(map(int, counts))) if len(whole) == len(values) else None
+
+
+def _read_lines(file: Path, kind: Kind, first: int, rows: list[str], number: int) -> Vocabulary:
+    """The rows, or ValueError for the first that is wrong. number: of the first line."""
+    found: dict[str, tuple[int | float, int]] = {}
+    for n, line in enumerate(rows):
+        where = f"{file}:{number + n}"
+        piece, score, count = _parse(line, kind, first + n, where)
+        if not 0 < len(piece) <= MAX_LENGTH or piece in found:
+            problem = "is there twice" if piece in found else f"must have 1 … {MAX_LENGTH} characters"
+            raise ValueError(f"{where}: piece {piece!r} {problem}")
+        found[piece] = score, count
+    return Vocabulary(kind, list(found), [score for score, _ in found.values()], [count for _, count in found.values()])
 
 
 def _parse(line: str, kind: Kind, number: int, where: str) -> tuple[str, int | float, int]:
@@ -160,8 +205,7 @@ def escape(piece: str) -> str:
 
 def unescape(text: str) -> str:
     """What ``escape`` was given."""
-    names = {shown: c for c, shown in _NAMES.items()}
-    return _ESCAPE.sub(lambda m: names.get(m[0]) or chr(int(m[0][2:], 16)), text)
+    return _ESCAPE.sub(lambda m: _CHARACTERS.get(m[0]) or chr(int(m[0][2:], 16)), text)
 
 
 def _code(point: int) -> str:
