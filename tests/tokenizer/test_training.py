@@ -19,9 +19,9 @@ from congling.reporter import Reporter, read_metrics
 from congling.tokenizer import candidates, run, tokenize
 from congling.tokenizer.candidates import find_candidates
 from congling.tokenizer.config import TokenizeConfig, TokenizerConfig
-from congling.tokenizer.trie import read_only
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.tokenizer.train import Trainer
+from congling.tokenizer.trie import read_only
 from congling.tokenizer.vocabulary import Vocabulary
 
 QUIET = Reporter(quiet=True)

@@ -31,7 +31,6 @@ from congling.tokenizer.trie import (
     Ints,
     Longs,
     Trie,
-    character_table,
     find,
     hash_key,
     make_double_array,

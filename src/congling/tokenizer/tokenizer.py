@@ -15,7 +15,7 @@ from congling.corpus.documents import text_buffers
 from congling.tokenizer import vocabulary as vocab
 from congling.tokenizer.kernels import Bytes, Ids, Keys, encode_documents, join_bytes
 from congling.tokenizer.seed import read_seed
-from congling.tokenizer.trie import BYTE_SCORE, FIRST_CODE, Longs, Trie, make_trie, read_only
+from congling.tokenizer.trie import BYTE_SCORE, FIRST_CODE, Longs, Scores, Trie, make_trie, read_only
 from congling.tokenizer.vocabulary import FIRST_BYTE, SPECIALS, Vocabulary
 
 FILE = "vocabulary.txt"
@@ -43,7 +43,7 @@ class Tokenizer:
     @cached_property
     def _trie(self) -> Trie:
         v = self.vocabulary
-        scores = np.array(v.scores, np.float64 if self._seed_kind else np.int64)
+        scores: Scores = np.array(v.scores, np.float64) if self._seed_kind else np.array(v.scores, np.int64)
         return make_trie(v.pieces, scores, np.arange(v.first_id, v.size), 0 if self._seed_kind else BYTE_SCORE)
 
     @classmethod

@@ -11,8 +11,8 @@ The first set is cut to 64 times the target; the seed began with 5.7 million can
 """
 
 from collections.abc import Iterator
-from itertools import compress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np

@@ -35,6 +35,7 @@ Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Codes = NDArray[np.uint32]
 Words = NDArray[np.uint64]
+Scores = Longs | NDArray[np.float64]
 Arrays = tuple[Words, Longs, Codes, Codes]  # link, scores, tokens [slots]; table: code point → dense code
 
 
@@ -59,9 +60,7 @@ def character_table(characters: NDArray[np.int64]) -> Codes:
     return table
 
 
-def make_trie(
-    pieces: Sequence[str], scores: Longs | NDArray[np.float64], numbers: Longs, byte_score: int = BYTE_SCORE
-) -> Trie:
+def make_trie(pieces: Sequence[str], scores: Scores, numbers: Longs, byte_score: int = BYTE_SCORE) -> Trie:
     """The trie of ``pieces`` (distinct, not empty), each found under its number (above 0) with its score."""
     text = np.frombuffer("".join(pieces).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
@@ -84,7 +83,7 @@ def make_double_array(
     parent: Ints,
     code: Codes,
     ends: Longs,
-    scores: Longs | NDArray[np.float64],
+    scores: Scores,
     numbers: Longs,
     sizes: Longs,
     characters: Longs,
@@ -118,7 +117,8 @@ def make_double_array(
 
 @njit(cache=True, nogil=True)
 def _insert(codes: Codes, offsets: Longs) -> tuple[Ints, Codes, Longs]:
-    """Parent and code of each node, and the last node of each word, for words codes[offsets[n]:offsets[n + 1]] read from their ends."""
+    """Parent and code of each node, and the last node of each word codes[offsets[n]:offsets[n + 1]], read from its
+    end."""
     limit = len(codes) + 1
     size = 4
     while size < 2 * limit:

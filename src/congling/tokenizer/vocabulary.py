@@ -138,13 +138,14 @@ def _read_columns(kind: Kind, first: int, rows: list[str]) -> Vocabulary | None:
         return None
     if kind == "seed":
         values = [_score(text, kind) for text in scores]
-    elif _SCORES.fullmatch("\n".join(scores) + "\n"):
-        values = list(map(int, "\n".join(scores).replace(".", "").split("\n")))
-        values = [v if LOWEST_SCORE <= v <= 0 else None for v in values]
-    else:
+        known = [value for value in values if value is not None]
+        return Vocabulary(kind, pieces, known, list(map(int, counts))) if len(known) == len(values) else None
+    if not _SCORES.fullmatch("\n".join(scores) + "\n"):
         return None
-    whole = [v for v in values if v is not None]
-    return Vocabulary(kind, pieces, whole, list(map(int, counts))) if len(whole) == len(values) else None
+    units = list(map(int, "\n".join(scores).replace(".", "").split("\n")))
+    if min(units) < LOWEST_SCORE or max(units) > 0:
+        return None
+    return Vocabulary(kind, pieces, units, list(map(int, counts)))
 
 
 def _read_lines(file: Path, kind: Kind, first: int, rows: list[str], number: int) -> Vocabulary:

@@ -1,0 +1,102 @@
+"""Which vocabulary lets a small model predict text best: bits per byte on held-out text of the `demo` model after
+training on equal bytes, with vocabularies of 8,192 ids made from the same 20 MB.
+
+Rows: ours (each way of joining, sampled counting), SentencePiece unigram, Hugging Face byte-level BPE. The two peers
+come from PyPI (`pip install sentencepiece tokenizers`). Usage: python benchmarks/tokenizer_bits.py [million bytes]
+[name …]; rows are stored as they are finished, and those stored earlier the same day stay.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import RESULTS, store
+from congling.corpus.tokens import TokenDataset, TokenWriter
+from congling.evaluate.bits import measure, windows
+from congling.model.config import ModelConfig
+from congling.model.transformer import Transformer
+from congling.pretrain.config import PretrainConfig
+from congling.reporter import Metrics, Reporter
+from congling.tokenizer.config import TokenizerConfig
+from congling.train.checkpoint import Checkpoints
+from congling.train.data import TokenWindows
+from congling.train.loop import Job, Trainer
+from texts import SHARED, corpus, first_bytes, num_bytes
+from vocabularies import train_bpe, train_ours, train_sentencepiece
+
+SIZE, TRAIN_BYTES = 8192, 20_000_000
+OURS = {
+    "ours, joining han": {"joining": "han"},
+    "ours, joining words": {"joining": "words"},
+    "ours, joining any": {"joining": "any"},
+    "ours, joining words, sampled counting": {"joining": "words", "counting": "sample"},
+}
+
+
+def train_model(coder, texts, held_out, seen_bytes, folder):
+    """Bits per byte on ``held_out`` after about ``seen_bytes`` of ``texts``; what it took."""
+    for split, part in (("train", texts), ("valid", held_out)):
+        with TokenWriter(folder, split, np.uint16) as writer:
+            for text in part:
+                ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
+                writer.write(ids, np.array([0, len(ids)]))
+    train, valid = TokenDataset(folder, "train"), TokenDataset(folder, "valid")
+    bytes_per_token = num_bytes(texts) / train.total
+    config = PretrainConfig(
+        tokens=int(seen_bytes / bytes_per_token), lengths=(64, 128, 256), length_shares=(0.4, 0.3, 0.3),
+        batch_tokens=2048, micro_batch_tokens=2048, lr=3e-3, lr_final=3e-4, warmup_steps=20, muon_step=40,
+        valid_every=10**6, sample_every=10**6, valid_tokens=4096, sample_prompts=(), checkpoint_every=10**6,
+    )  # fmt: skip
+    model = Transformer(ModelConfig(preset="demo").resolve(SIZE), 1)
+    source = TokenWindows(train, 256, 1, None)
+    job = Job(
+        model=model, source=source, config=config, checkpoints=Checkpoints(folder / "c", source.fingerprint, 1),
+        reporter=Reporter(quiet=True), metrics=Metrics(folder / "metrics.jsonl"), token_bytes=coder.token_bytes,
+        valid=lambda: windows(valid, 256, 4096), sample=lambda prompt: "", label="", seed=1,
+    )  # fmt: skip
+    start = time.perf_counter()
+    Trainer(job).run()
+    seconds = time.perf_counter() - start
+    found = measure(model, windows(valid, 256, 10**9), coder.token_bytes, torch.bfloat16)
+    return {
+        "bits_per_byte": round(found.bits_per_byte, 4),
+        "bytes_per_token": round(bytes_per_token, 3),
+        "held_out_bytes_per_token": round(num_bytes(held_out) / valid.total, 3),
+        "tokens": config.tokens,
+        "seconds": round(seconds),
+    }
+
+
+def main():
+    if not (SHARED / "data").is_dir():
+        print(f"skipped: no {SHARED / 'data'}")
+        return
+    seen = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 4_000_000
+    train, held = corpus()
+    texts = first_bytes(train, TRAIN_BYTES)
+    held_out = [text for domain in held.values() for text in first_bytes(domain, 80_000)]
+    makers = {
+        name: lambda o=options: train_ours(texts, TokenizerConfig(vocab_size=SIZE, **o))
+        for name, options in OURS.items()
+    }
+    makers |= {
+        "SentencePiece unigram": lambda: train_sentencepiece(texts, SIZE),
+        "byte-level BPE": lambda: train_bpe(texts, SIZE),
+    }
+    wanted = sys.argv[2:] or list(makers)
+    stored = sorted(RESULTS.glob("tokenizer-bits-*.json"))
+    rows = json.loads(stored[-1].read_text())["figures"]["rows"] if stored and sys.argv[2:] else {}
+    for name in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            rows[name] = train_model(makers[name](), texts, held_out, seen, Path(folder))
+        print(name, rows[name], flush=True)
+        store("tokenizer-bits", {"trained_on_bytes": seen, "held_out_bytes": num_bytes(held_out), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
