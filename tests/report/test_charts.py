@@ -18,9 +18,9 @@ numbers = st.floats(-1e12, 1e12, allow_nan=False)
 def test_ticks_enclose_the_values_and_are_few(a, b):
     low, high = min(a, b), max(a, b)
     ticks = nice_ticks(low, high)
-    span = max(high - low, abs(low) * 1e-9, 1e-12)
-    assert ticks[0] <= low + span * 1e-6
-    assert ticks[-1] >= high - span * 1e-6
+    step = ticks[1] - ticks[0]
+    assert ticks[0] <= low + step * 1e-6
+    assert ticks[-1] >= high - step * 1e-6
     assert 2 <= len(ticks) <= 8
     assert ticks == sorted(set(ticks))
 
@@ -72,3 +72,15 @@ def test_text_can_never_become_markup(text):
     page = tag("p", text, tag("b", text, title=text), join([text, Html("<i></i>")]), table([text], [[text]]))
     assert set(re.findall(r"<(\w+)", page)) <= {"p", "b", "i", "div", "table", "thead", "tbody", "tr", "th", "td"}
     assert page.count("<") == page.count(">")
+
+
+def test_logarithmic_axis():
+    series = [Series(Html(str(n)), [(1, 0.0), (2, 10.0 * n), (3, 1000.0)]) for n in (1, 2, 3)]
+    chart = line_chart("t", "u", series, x_unit="x", log=True)
+    data = _chart_data(chart)
+    assert data["y"][:2] == [10, 1000]
+    assert data["log"] == 1
+    assert data["series"][0] == [[2, 10], [3, 1000]]  # 0 has no logarithm
+    assert re.findall(r">(10|100|1000)</text>", chart) == ["10", "100", "1000"]
+    assert 'class="chart shades"' in chart
+    assert _chart_data(line_chart("t", "u", [Series(Html("a"), [(1, 5.0)])], x_unit="x", log=True))["y"][:2] == [1, 10]

@@ -19,6 +19,7 @@ from congling.reporter import Reporter, read_metrics
 from congling.tokenizer import candidates, run, tokenize
 from congling.tokenizer.candidates import find_candidates
 from congling.tokenizer.config import TokenizeConfig, TokenizerConfig
+from congling.tokenizer.passes import Corpus
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.tokenizer.train import Trainer
 from congling.tokenizer.trie import read_only
@@ -36,6 +37,18 @@ def sentences(count: int) -> list[str]:
 def buffers(texts: list[str]) -> tuple:
     data = np.frombuffer("".join(texts).encode(), np.uint8)
     return read_only(data), read_only(np.cumsum([0, *(len(t.encode()) for t in texts)]))
+
+
+class InMemory(Corpus):
+    """Batches that lie in memory in place of shards."""
+
+    def __iter__(self):
+        return iter(self.files)
+
+
+def corpus_of(*batches: tuple, threads: int = 1) -> Corpus:
+    with QUIET.progress("", None, "bytes") as bar:
+        return InMemory(batches, bar, threads)
 
 
 def clean_stage(folder: Path, texts: list[str], shard_bytes: int = 1 << 20) -> Path:
@@ -67,13 +80,13 @@ def test_candidates_are_all_frequent_grams(texts, least, threads, one_batch):
     )
     expected = {gram: count for gram, count in grams_of.items() if count >= least}
     batches = [buffers(texts)] if one_batch else [buffers([t]) for t in reversed(texts)]
-    *_, grams = find_candidates(lambda: iter(batches), "han", 4, 0.0, least, threads)
+    *_, grams = find_candidates(corpus_of(*batches, threads=threads), "han", 4, 0.0, least)
     assert dict(zip(grams.texts()[1:], grams.count[1:].tolist(), strict=True)) == expected
     assert grams.num_characters == sum(map(len, texts))
 
 
 def test_frequency_bounds_long_candidates_alone():
-    *_, grams = find_candidates(lambda: [buffers(["甲乙"] * 3 + ["丙" * 94])], "han", 2, 0.04, 3, 1)
+    *_, grams = find_candidates(corpus_of(buffers(["甲乙"] * 3 + ["丙" * 94])), "han", 2, 0.04, 3)
     assert grams.texts()[1:] == ["丙", "乙", "甲", "丙丙"]  # 甲乙 occurs 3 times, less than 4 % of 100
 
 
@@ -81,7 +94,7 @@ def test_a_table_that_grows_counts_the_same(monkeypatch):
     texts = ["".join(chr(0x4E00 + (i * i + j * 7) % 3000) for j in range(300)) for i in range(400)]
     expected = Counter(t[i : i + 2] for t in texts for i in range(299))
     monkeypatch.setattr(candidates, "_CHUNK_BYTES", 5000)
-    *_, grams = find_candidates(lambda: [buffers(texts)], "han", 2, 0.0, 1, 3)
+    *_, grams = find_candidates(corpus_of(buffers(texts), threads=3), "han", 2, 0.0, 1)
     found = dict(zip(grams.texts()[1:], grams.count[1:].tolist(), strict=True))
     assert {gram: count for gram, count in found.items() if len(gram) == 2} == expected
 
@@ -89,9 +102,9 @@ def test_a_table_that_grows_counts_the_same(monkeypatch):
 def test_the_first_round_by_hand():
     # 甲乙 twice, 乙 once more alone: scores 甲 ln 2/5, 乙 ln 3/5, 甲乙 ln 2/2 = 0, so the pair is always taken.
     texts = ["甲乙", "甲乙", "乙"]
-    *_, grams = find_candidates(lambda: [buffers(texts)], "han", 2, 0.0, 2, 1)
+    *_, grams = find_candidates(corpus_of(buffers(texts)), "han", 2, 0.0, 2)
     config = TokenizerConfig(vocab_size=274, character_coverage=0.1)
-    trainer = Trainer(grams, config, lambda: [buffers(texts)], seed=1)
+    trainer = Trainer(grams, config, corpus_of(buffers(texts)), seed=1)
     states = list(trainer.rounds(trainer.first_state()))
     assert [s.size for s in states][-1] == 2
     assert trainer.vocabulary(states[-1]) == Vocabulary("congling", ["甲乙", "乙"], [0, 0], [2, 1])

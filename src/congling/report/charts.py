@@ -23,24 +23,30 @@ class Series:
     stepped: bool = False  # a value holds until the next one
 
 
-def line_chart(title: str, unit: str, series: Sequence[Series], *, x_unit: str, from_zero: bool = False) -> Html:
-    """A figure with axes, a legend that carries the last values, and what the page's script needs for its read-out."""
-    drawn = [Series(s.label, _thin(_finite(s.points), s.stepped), s.stepped) for s in series]
+def line_chart(
+    title: str, unit: str, series: Sequence[Series], *, x_unit: str, from_zero: bool = False, log: bool = False
+) -> Html:
+    """A figure with axes, a legend that carries the last values, and what the page's script needs for its read-out.
+
+    log: values on a logarithmic axis; those that are not above 0 are left out.
+    """
+    drawn = [Series(s.label, _thin(_finite(s.points, log), s.stepped), s.stepped) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
         return Html("")
     xs = [x for s in drawn for x, _ in s.points]
     ys = [y for s in drawn for _, y in s.points]
     x_low, x_high = min(xs), max(xs)
-    ticks = nice_ticks(0.0 if from_zero else min(ys), max(ys))
+    ticks = _powers(min(ys), max(ys)) if log else nice_ticks(0.0 if from_zero else min(ys), max(ys))
     x_scale = _scale(x_low, x_high if x_high > x_low else x_low + 1, LEFT, WIDTH - RIGHT)
-    y_scale = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    y_scale = _Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, log)
     body = [*_y_axis(ticks, y_scale), *_x_axis(nice_ticks(x_low, x_high), x_scale)]
     body += [_line(s, number, x_scale, y_scale) for number, s in enumerate(drawn)]
     body.append(tag("g", class_="cursor"))
     data = {
         "x": [x_scale.low, x_scale.high, LEFT, WIDTH - RIGHT],
         "y": [y_scale.low, y_scale.high, HEIGHT - BOTTOM, TOP],
+        "log": int(log),
         "series": [[[_short(x), _short(y)] for x, y in s.points] for s in drawn],
     }
     return tag(
@@ -48,7 +54,7 @@ def line_chart(title: str, unit: str, series: Sequence[Series], *, x_unit: str, 
         tag("figcaption", title, " ", tag("small", unit)),
         _legend(drawn, x_unit),
         _svg(body),
-        class_="chart",
+        class_="chart" if len(drawn) < 3 else "chart shades",
         data_chart=json.dumps(data, separators=(",", ":")),
     )
 
@@ -70,7 +76,7 @@ def stacked_bars(
             top = base + values.get(key, 0.0)
             box = {"x": f"{x + pitch * 0.12:.1f}", "width": f"{pitch * 0.76:.1f}"}
             height = max(scale.at(base) - scale.at(top), 0.0)
-            hint = tag("title", f"{label} · {keys[key]}: {top - base:,.0f}")
+            hint = tag("title", f"{label} · {key}: {top - base:,.0f}")
             body.append(
                 tag("rect", hint, class_=f"q{shade % 8}", y=f"{scale.at(top):.1f}", height=f"{height:.1f}", **box)
             )
@@ -109,8 +115,12 @@ class _Scale:
     high: float
     start: float  # pixel of ``low``
     end: float
+    log: bool = False
 
     def at(self, value: float) -> float:
+        if self.log:
+            part = math.log(value / self.low) / math.log(self.high / self.low)
+            return self.start + part * (self.end - self.start)
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
@@ -118,8 +128,14 @@ def _scale(low: float, high: float, start: float, end: float) -> _Scale:
     return _Scale(low, high, start, end)
 
 
-def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten that enclose [low, high]."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return [10.0**n for n in range(first, max(last, first + 1) + 1)]
+
+
+def _finite(points: Sequence[tuple[float, float]], positive: bool) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)]
 
 
 def _thin(points: list[tuple[float, float]], stepped: bool) -> list[tuple[float, float]]:

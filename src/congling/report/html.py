@@ -1,7 +1,11 @@
 """Markup by construction: whatever is not ``Html`` is escaped, so that text of a model or a crawl stays text."""
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
 
 
 class Html(str):
@@ -49,3 +53,21 @@ def section(name: str, title: Html, *body: str, lead: str = "") -> Html:
     """A part of the page; without a body it says that there is nothing yet."""
     filled = [part for part in body if part] or [tag("p", both("尚未完成。", "Not there yet."), class_="empty")]
     return tag("section", tag("h2", title), tag("p", lead, class_="lead") if lead else "", *filled, id=name)
+
+
+def page(title: str, header: Html, body: Html) -> str:
+    """A whole self-contained page: nothing is loaded, and no script may run but ours, a second wall behind the
+    escaping."""
+    script = _resource("page.js")
+    return Template(_resource("page.html")).substitute(
+        title=join([title]),
+        style=_resource("page.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        header=header,
+        body=body,
+    )
+
+
+def _resource(name: str) -> str:
+    return files("congling.report").joinpath(name).read_text(encoding="utf-8")

@@ -12,7 +12,9 @@ from congling.report.html import Html, both, details, join, section, table, tag
 from congling.reporter import human
 
 _SHOWN = 280  # characters of a reject
-_LENGTHS = 8  # of pieces, drawn apart; longer ones count as the last
+# Lengths of pieces that are drawn apart; longer ones count as the last.
+LENGTHS = {str(n): both(f"{n} 字", f"{n} characters" if n > 1 else "1 character") for n in range(1, 8)}
+LENGTHS["8"] = both("8 字以上", "8 or more")
 
 
 def header(run: RunView) -> Html:
@@ -200,37 +202,38 @@ def _shortened(text: str) -> str:
 def vocabulary(run: RunView) -> Html:
     """Size, piece lengths and bytes a token over the rounds, and the final vocabulary by length."""
     stage = run.stages["tokenizer"]
-    rounds = stage.rows("round")
-    labels = {str(n): both(f"{n} 字", f"{n} characters" if n > 1 else "1 character") for n in range(1, _LENGTHS + 1)}
-    bars = [(f"{number(row, 'step') or 0:.0f}", _by_length(row.get("pieces_by_length"))) for row in rounds]
-    used = {key: label for key, label in labels.items() if any(values.get(key) for _, values in bars)}
+    charts = join(round_charts(stage.rows("round")))
+    lead = _vocabulary_lead(stage, run.stages["tokenize"]) if stage.summary else Html("")
+    body = [tag("div", charts, class_="charts") if charts else "", lengths_table(stage.summary.get("pieces_by_length"))]
+    return section("vocabulary", both("词表", "Vocabulary"), *body, lead=lead)
+
+
+def round_charts(rounds: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """Pieces by length, and bytes a token, after each round of the training; empty without rounds."""
+    bars = [(f"{number(row, 'step') or 0:.0f}", by_length(row.get("pieces_by_length"))) for row in rounds]
+    used = {key: label for key, label in LENGTHS.items() if any(values.get(key) for _, values in bars)}
     efficiency = [
         (x, y)
         for r in rounds
         if (x := number(r, "step")) is not None and (y := number(r, "bytes_per_token")) is not None
     ]
-    charts = join(
-        [
-            stacked_bars(both("每轮的词数", "Pieces after each round"), both("按字数", "by length"), bars, used),
-            line_chart(
-                both("每个词元的字节数", "Bytes a token"),
-                both("越多，文本越短", "more means shorter sequences"),
-                [Series(both("字节/词元", "bytes a token"), efficiency)],
-                x_unit=both("轮", "rounds"),
-            ),
-        ]
-    )
-    lead = _vocabulary_lead(stage, run.stages["tokenize"]) if stage.summary else Html("")
-    body = [tag("div", charts, class_="charts") if charts else "", _lengths_table(stage, labels)]
-    return section("vocabulary", both("词表", "Vocabulary"), *body, lead=lead)
+    return [
+        stacked_bars(both("每轮的词数", "Pieces after each round"), both("按字数", "by length"), bars, used),
+        line_chart(
+            both("每个词元的字节数", "Bytes a token"),
+            both("越多，文本越短", "more means shorter sequences"),
+            [Series(both("字节/词元", "bytes a token"), efficiency)],
+            x_unit=both("轮", "rounds"),
+        ),
+    ]
 
 
-def _by_length(counts: Any) -> dict[str, float]:
-    """{characters: pieces} with all beyond ``_LENGTHS`` together."""
+def by_length(counts: Any) -> dict[str, float]:
+    """{characters: pieces} with all beyond eight together."""
     found: dict[str, float] = {}
     for key, value in counts.items() if isinstance(counts, Mapping) else ():
         if str(key).isdecimal() and isinstance(value, int | float):
-            merged = str(min(int(key), _LENGTHS))
+            merged = str(min(int(key), len(LENGTHS)))
             found[merged] = found.get(merged, 0.0) + value
     return found
 
@@ -244,11 +247,14 @@ def _vocabulary_lead(stage: StageView, tokenize: StageView) -> Html:
     )
 
 
-def _lengths_table(stage: StageView, labels: Mapping[str, str]) -> Html:
-    counts = _by_length(stage.summary.get("pieces_by_length"))
-    whole = sum(counts.values())
+def lengths_table(counts: Any) -> Html:
+    """How many pieces ({characters: pieces}) have each length."""
+    merged = by_length(counts)
+    whole = sum(merged.values())
     rows = [
-        [labels[key], words.count(n), words.share(n, whole), _share_bar(n, whole)] for key, n in sorted(counts.items())
+        [LENGTHS[key], words.count(n), words.share(n, whole), _share_bar(n, whole)]
+        for key, n in sorted(merged.items())
+        if key in LENGTHS
     ]
     return table([both("长度", "length"), both("词", "pieces"), "%", ""], rows, (1, 2), "lengths") if rows else Html("")
 

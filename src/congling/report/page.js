@@ -34,6 +34,7 @@ for (const chart of document.querySelectorAll("[data-chart]")) {
   const data = JSON.parse(chart.dataset.chart), svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor");
   const [x0, x1, left, right] = data.x, [y0, y1, bottom, top] = data.y;
   const outputs = chart.querySelectorAll(".legend b"), last = [...outputs].map(o => o.textContent);
+  const share = (value, low, high) => data.log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
   const longest = data.series.reduce((a, b) => (b.length > a.length ? b : a));
   svg.addEventListener("pointermove", event => {
     const box = svg.getBoundingClientRect(), at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
@@ -44,10 +45,17 @@ for (const chart of document.querySelectorAll("[data-chart]")) {
     data.series.forEach((points, i) => {
       const [own, value] = nearest(points, x); // rows of one line may lie further apart than those of another
       outputs[i].textContent = figure(value);
-      const cx = left + (own - x0) / (x1 - x0) * (right - left), cy = bottom + (value - y0) / (y1 - y0) * (top - bottom);
+      const cx = left + (own - x0) / (x1 - x0) * (right - left), cy = bottom + share(value, y0, y1) * (top - bottom);
       mark(cursor, "circle", {class: "dot s" + i, r: 4, cx, cy});
     });
     outputs[outputs.length - 1].textContent = figure(x);
   });
   svg.addEventListener("pointerleave", () => { cursor.replaceChildren(); outputs.forEach((o, i) => { o.textContent = last[i]; }); });
 }
+
+// Tokens: what is said of one opens to the side where there is room.
+for (const kind of ["pointerover", "focusin"])
+  document.addEventListener(kind, event => {
+    const chip = event.target.closest("[data-id]");
+    if (chip) chip.classList.toggle("end", chip.getBoundingClientRect().left > innerWidth / 2);
+  });

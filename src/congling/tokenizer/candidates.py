@@ -8,7 +8,7 @@ the order of the documents or the number of threads.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from congling import artifact
 from congling.tokenizer.characters import joins_of, kinds_of
 from congling.tokenizer.kernels import Bytes, decode_utf8, longest_document
-from congling.tokenizer.passes import Corpus, parallel
+from congling.tokenizer.passes import Corpus, Sum
 from congling.tokenizer.trie import (
     BYTE_BITS,
     FIRST_CODE,
@@ -37,6 +37,7 @@ from congling.tokenizer.trie import (
     utf8_sizes,
 )
 
+_SHARDS = 4  # of a table of counts: as many threads can add at a time
 _CHUNK_BYTES = 1 << 20  # of text counted at a time: its table stays in the cache
 _CODE_BITS = 21  # of a key: node << 21 | code
 
@@ -97,30 +98,33 @@ def find_candidates(
     max_length: int,
     min_frequency: float,
     min_count: int,
-    threads: int,
+    always: Sequence[int] = (),
     begun: Grams | None = None,
 ) -> Iterator[Grams]:
     """Yields the frequent n-grams after each pass: of 1 character, of 1 … 2, … (joining: see ``characters.py``).
 
     A single character must occur ``min_count`` times, a longer n-gram also in ``min_frequency`` of all characters.
-    begun: what an earlier run ended with; goes on after it.
+    always: code points that are candidates even if they do not occur. begun: what an earlier run ended with; goes on
+    after it.
     """
     grams = begun
     if grams is None:
-        grams = _single_characters(corpus, min_count, threads)
+        grams = _single_characters(corpus, min_count, always)
         yield grams
     threshold = max(min_count, math.ceil(min_frequency * grams.num_characters))
     while grams.passes < max_length and int(grams.depth[-1]) == grams.passes:  # else the last pass found none
-        grams = _grow(corpus, joining, grams, threshold, threads)
+        grams = _grow(corpus, joining, grams, threshold)
         yield grams
 
 
-def _single_characters(corpus: Corpus, min_count: int, threads: int) -> Grams:
-    points = np.zeros(NUM_CODE_POINTS, np.int64)
+def _single_characters(corpus: Corpus, min_count: int, always: Sequence[int]) -> Grams:
     identity = np.arange(FIRST_CODE, FIRST_CODE + NUM_CODE_POINTS, dtype=np.uint32)
-    for found in parallel(lambda data, offsets: _count_characters(data, offsets, identity), corpus, threads):
-        points += found
-    characters = np.flatnonzero(points >= min_count)
+    found = Sum(NUM_CODE_POINTS)
+    corpus.run(_count_characters, (identity,), found.add)
+    points = found.total
+    wanted = points >= min_count
+    wanted[list(always)] = True
+    characters = np.flatnonzero(wanted)
     characters = characters[np.argsort(-points[characters], kind="stable")]
     size = len(characters)
     return Grams(
@@ -134,7 +138,7 @@ def _single_characters(corpus: Corpus, min_count: int, threads: int) -> Grams:
     )
 
 
-def _grow(corpus: Corpus, joining: str, grams: Grams, threshold: int, threads: int) -> Grams:
+def _grow(corpus: Corpus, joining: str, grams: Grams, threshold: int) -> Grams:
     """Adds the n-grams one character longer than the longest so far."""
     length = grams.passes + 1
     nodes = np.arange(1, len(grams.parent))
@@ -142,18 +146,17 @@ def _grow(corpus: Corpus, joining: str, grams: Grams, threshold: int, threads: i
     trie = make_double_array(grams.parent, grams.code, nodes, none, nodes, none, grams.characters).arrays
     kinds = np.concatenate([np.zeros(FIRST_CODE, np.uint8), kinds_of(grams.characters)])  # by code
     joins = joins_of(joining)
-    shards = [_Shard(number, threads) for number in range(threads)]
+    shards = [_Shard(number) for number in range(_SHARDS)]
 
-    def job(data: Bytes, offsets: Longs) -> None:
-        for part in _chunks(offsets):
-            found = _count_grams(data, part, kinds, joins, trie, length)
+    def add(parts: list[tuple[Longs, Longs]]) -> None:
+        for found in parts:
             for shard in shards:
                 shard.add(*found)
 
-    for _ in parallel(job, corpus, threads):
-        pass
-    keys = np.concatenate([shard.keys[shard.counts >= threshold] for shard in shards])
-    counts = np.concatenate([shard.counts[shard.counts >= threshold] for shard in shards])
+    corpus.run(_count_in_chunks, (kinds, joins, trie, length), add)
+    frequent = [shard.counts >= threshold for shard in shards]
+    keys = np.concatenate([shard.keys[chosen] for shard, chosen in zip(shards, frequent, strict=True)])
+    counts = np.concatenate([shard.counts[chosen] for shard, chosen in zip(shards, frequent, strict=True)])
     order = np.argsort(keys)  # by (parent, code): the same whatever the order of the corpus
     keys = keys[order]
     return Grams(
@@ -168,28 +171,32 @@ def _grow(corpus: Corpus, joining: str, grams: Grams, threshold: int, threads: i
 
 
 class _Shard:
-    """The counts of the keys whose hash has the remainder ``number`` of ``of``; threads add to it in turn."""
+    """The counts of the keys whose hash has the remainder ``number`` of ``_SHARDS``; threads add to it in turn."""
 
-    def __init__(self, number: int, of: int) -> None:
-        self._number, self._of, self._lock = number, of, Lock()
-        self.keys, self.counts = np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int64)
+    def __init__(self, number: int) -> None:
+        self._number, self._lock = number, Lock()
+        self.keys, self.counts = np.full(1 << 14, -1, np.int64), np.zeros(1 << 14, np.int64)
         self._used = 0
 
     def add(self, keys: Longs, counts: Longs) -> None:
         with self._lock:
-            while 2 * (self._used + len(keys)) > len(self.keys):
+            while 2 * (self._used + len(keys) // _SHARDS) > len(self.keys):
                 longer, moved = np.full(2 * len(self.keys), -1, np.int64), np.zeros(2 * len(self.keys), np.int64)
                 _add_counts(longer, moved, self.keys, self.counts, 0, 1)
                 self.keys, self.counts = longer, moved
-            self._used += _add_counts(self.keys, self.counts, keys, counts, self._number, self._of)
+            self._used += _add_counts(self.keys, self.counts, keys, counts, self._number, _SHARDS)
 
 
-def _chunks(offsets: Longs) -> Iterator[Longs]:
-    begin = 0
+def _count_in_chunks(
+    data: Bytes, offsets: Longs, kinds: Bytes, joins: NDArray[np.bool_], trie: Arrays, length: int
+) -> list[tuple[Longs, Longs]]:
+    """``_count_grams`` of some documents at a time, so that its table stays in the cache."""
+    begin, found = 0, []
     while begin < len(offsets) - 1:
         end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + _CHUNK_BYTES)))
-        yield offsets[begin : end + 1]
+        found.append(_count_grams(data, offsets[begin : end + 1], kinds, joins, trie, length))
         begin = end
+    return found
 
 
 @njit(cache=True, nogil=True)

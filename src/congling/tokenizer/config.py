@@ -6,6 +6,8 @@ from pydantic import model_validator
 
 from congling.config import Config, option
 
+WITH_ASCII = 16 + 256 + 1024  # ids from which on a vocabulary holds it
+
 
 class TokenizerConfig(Config):
     """How the vocabulary is learned (the seed's rounds, SEED §2)."""
@@ -30,7 +32,16 @@ class TokenizerConfig(Config):
     shrink: float = option(0.5, "factor from one size to the next on the way to the target", gt=0, lt=1)
     counting: Literal["deterministic", "sample"] = option("deterministic", "count the best path, or a sampled one")
     sample_alpha: float = option(0.5, "sample: sharpness of the distribution over paths", gt=0)
-    threads: int = option(2, "threads", ge=1, affects_result=False)
+    executor: Literal["local", "ray"] = option(
+        "local", "threads of this process, or tasks of a Ray cluster that sees the same files", affects_result=False
+    )
+    threads: int = option(2, "threads (local)", ge=1, affects_result=False)
+
+    @property
+    def always(self) -> list[int]:
+        """Code points that have a piece even if they do not occur: all of ASCII that is written, unless the vocabulary
+        is too small for it."""
+        return [ord(c) for c in "\n\t"] + list(range(0x20, 0x7F)) if self.vocab_size >= WITH_ASCII else []
 
     @model_validator(mode="after")
     def _minimum(self) -> Self:

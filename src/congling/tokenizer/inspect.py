@@ -19,7 +19,9 @@ from congling.tokenizer.trie import BYTE_SCORE, SCALE, utf8_sizes
 from congling.tokenizer.vocabulary import Vocabulary, escape
 
 Span = tuple[int, int]  # characters of a text: begin, end
-_SENTENCE = re.compile(r"[^。！？!?；\n]*[。！？!?；\n]+[”’」』）]*|[^。！？!?；\n]+")
+_ENDS = re.compile(
+    r"(?<=[。！？!?；])(?![”’」』）。！？!?；])|(?<=[。！？!?；][”’」』）])|(?<=[.;!?] )"
+)  # of sentences
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def parts(text: str, most: int = 300) -> list[str]:
     found: list[str] = []
     for line in text.splitlines(keepends=True) if len(text) > most else [text] * bool(text):
         now = ""
-        for sentence in _SENTENCE.findall(line) if len(line) > most else [line]:
+        for sentence in _ENDS.split(line) if len(line) > most else [line]:
             if len(now) + len(sentence) > most:
                 found.append(now)
                 now = ""
@@ -210,7 +212,8 @@ class Coverage:
     missing: str = ""
 
 
-class Counted(NamedTuple):
+@dataclass(frozen=True)
+class Counted:
     """A piece of the vocabulary file."""
 
     count: int
@@ -346,18 +349,20 @@ def read_domains(files: Sequence[Path], most_bytes: int = 4 << 20) -> dict[str, 
 def fertility(tokenizer: Tokenizer, documents: Mapping[str, Sequence[str]]) -> list[Fertility]:
     """Bytes, characters and tokens of the documents of each domain."""
     v = tokenizer.vocabulary
-    shares = np.array([_han(piece).sum() / len(piece) for piece in v.pieces])
-    han_bytes = np.array([3 * (h := _han(p)).sum() + (h & (_points(p) > 0xFFFF)).sum() for p in v.pieces])
+    joined = "".join(v.pieces)
+    han, lengths = _han(joined), np.array([len(piece) for piece in v.pieces])
+    begins = np.cumsum(lengths) - lengths
+    shares = np.add.reduceat(han, begins, dtype=np.int64) / lengths
+    han_bytes = np.add.reduceat(han * utf8_sizes(_points(joined)), begins)
     found = []
     for domain, texts in documents.items():
         ids, _ = tokenizer.encode_batch(list(texts))
         numbers = ids[ids >= v.first_id].astype(np.int64) - v.first_id
         whole = "".join(texts)
-        points = _points(whole)
-        han = points[_han(whole)]
+        sizes = utf8_sizes(_points(whole))[_han(whole)]
         # Bytes of Han characters that no piece holds are byte tokens.
-        tokens = shares[numbers].sum() + int(utf8_sizes(han).sum()) - int(han_bytes[numbers].sum())
-        rate = float(tokens) / len(han) if len(han) else None
+        tokens = shares[numbers].sum() + int(sizes.sum()) - int(han_bytes[numbers].sum())
+        rate = float(tokens) / len(sizes) if len(sizes) else None
         size, in_bytes = len(_bytes(whole)), len(ids) - len(numbers)
         found.append(Fertility(domain, len(texts), size, len(whole), len(ids), rate, in_bytes))
     return found

@@ -17,12 +17,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from congling.tokenizer.trie import BYTE_BITS, BYTE_SCORE, FIRST_CODE, MAX_LENGTH, SCALE, Arrays, Codes, Ints, Longs
+from congling.tokenizer.trie import FIRST_CODE, MAX_LENGTH, SCALE, Arrays, Codes, Longs
 
 BLOCK = 512  # characters at a time: what is known of them stays in the first-level cache
-_BEFORE = MAX_LENGTH  # characters of the block before that are still looked at
-_LENGTH_BITS = 4  # a step of a path is slot << 4 | length in characters − 1
-_BYTE_MASK = (1 << BYTE_BITS) - 1
+BEFORE = MAX_LENGTH  # characters of the block before that are still looked at
+LENGTH_BITS = 4  # a step of a path is slot << 4 | length in characters − 1
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.uint32]
@@ -31,18 +30,18 @@ Keys = NDArray[np.uint64]
 Work = tuple[Codes, Longs, Longs, Longs, Longs, Longs, Ids, Ids, Ids, Bytes, Ids, Ids, Floats]
 
 _U0, _U1, _U2, _U3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
-_U32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-_BITS = np.uint64(_LENGTH_BITS)
+U32, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_BITS = np.uint64(LENGTH_BITS)
 
 
 @njit(inline="always")
 def decode_utf8(data: Bytes, at: int, end: int, table: Codes, codes: Codes) -> tuple[int, int]:
-    """Codes of the next characters of data[at:end] behind the first ``_BEFORE`` of ``codes``, as many as fit.
+    """Codes of the next characters of data[at:end] behind the first ``BEFORE`` of ``codes``, as many as fit.
 
     Returns their number and where the next begins. A byte that is not part of valid UTF-8 (RFC 3629: no overlong
     forms, no surrogates) is a character of its own with code 1.
     """
-    n, i, limit, stop = np.uint64(_BEFORE), np.uint64(at), np.uint64(len(codes)), np.uint64(end)
+    n, i, limit, stop = np.uint64(BEFORE), np.uint64(at), np.uint64(len(codes)), np.uint64(end)
     while i < stop and n < limit:
         first = np.int64(data[i])
         size, point = _U1, first
@@ -66,17 +65,17 @@ def decode_utf8(data: Bytes, at: int, end: int, table: Codes, codes: Codes) -> t
         codes[n] = table[np.uint64(point)] if point >= 0 else 1
         n += _U1
         i += size
-    return np.int64(n) - _BEFORE, np.int64(i)
+    return np.int64(n) - BEFORE, np.int64(i)
 
 
 @njit(cache=True, nogil=True)
-def _workspace(scores: Longs) -> Work:
+def workspace(scores: Longs) -> Work:
     """codes, values (both: of the characters before, then the block's), then for each character of a block: scores of
     the tokens of one, two, three, more characters [BLOCK · 16]; steps of two, of three, of more [BLOCK · 16]; what is
     special (see ``_match``); a list of characters and one of nodes or steps; totals."""
     return (
-        np.zeros(_BEFORE + BLOCK, np.uint32),
-        np.zeros(_BEFORE + BLOCK, scores.dtype),
+        np.zeros(BEFORE + BLOCK, np.uint32),
+        np.zeros(BEFORE + BLOCK, scores.dtype),
         np.zeros(BLOCK, scores.dtype),
         np.zeros(BLOCK, scores.dtype),
         np.zeros(BLOCK, scores.dtype),
@@ -87,7 +86,7 @@ def _workspace(scores: Longs) -> Work:
         np.zeros(BLOCK, np.uint8),
         np.zeros(BLOCK + 1, np.uint32),
         np.zeros(BLOCK + 1, np.uint32),
-        np.zeros(_BEFORE + BLOCK, np.float64),
+        np.zeros(BEFORE + BLOCK, np.float64),
     )
 
 
@@ -101,13 +100,13 @@ def _match(count: int, trie: Arrays, plain: int, work: Work) -> None:
     codes, _, one, two, three, more, step_two, step_three, step_more, special, alive, nodes, _ = work
     for n in range(BLOCK):
         three[n] = scores[0]
-    first_plain, before = np.uint64(plain), np.uint64(codes[_BEFORE - 1])
+    first_plain, before = np.uint64(plain), np.uint64(codes[BEFORE - 1])
     k, kept, limit = _U0, _U0, np.uint64(count)
     while k < limit:
-        slot = np.uint64(codes[np.uint64(_BEFORE) + k])
-        child = (link[slot] >> _U32) + before
+        slot = np.uint64(codes[np.uint64(BEFORE) + k])
+        child = (link[slot] >> U32) + before
         before = slot
-        found = (link[child] & _LOW) == slot
+        found = (link[child] & LOW) == slot
         alive[kept] = k
         nodes[kept] = child
         kept += _U1 if found else _U0
@@ -120,20 +119,20 @@ def _match(count: int, trie: Arrays, plain: int, work: Work) -> None:
     living, kept, n = kept, _U0, _U0
     while n < living:
         k, slot = np.uint64(alive[n]), np.uint64(nodes[n])
-        child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 2)])
+        child = (link[slot] >> U32) + np.uint64(codes[k + np.uint64(BEFORE - 2)])
         alive[kept] = k
         nodes[kept] = child
-        kept += _U1 if (link[child] & _LOW) == slot else _U0
+        kept += _U1 if (link[child] & LOW) == slot else _U0
         n += _U1
     living, kept, n = kept, _U0, _U0
     while n < living:
         k, slot = np.uint64(alive[n]), np.uint64(nodes[n])
         three[k] = scores[slot]
         step_three[k] = slot << _BITS | _U2
-        child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 3)])
+        child = (link[slot] >> U32) + np.uint64(codes[k + np.uint64(BEFORE - 3)])
         alive[kept] = k
         nodes[kept] = child
-        kept += _U1 if (link[child] & _LOW) == slot else _U0
+        kept += _U1 if (link[child] & LOW) == slot else _U0
         n += _U1
     last = _U3  # length in characters, less 1
     while kept:
@@ -143,10 +142,10 @@ def _match(count: int, trie: Arrays, plain: int, work: Work) -> None:
             more[k << _BITS | last] = scores[slot]
             step_more[k << _BITS | last] = slot << _BITS | last
             special[k] = last + _U1
-            child = (link[slot] >> _U32) + np.uint64(codes[k + np.uint64(_BEFORE - 1) - last])
+            child = (link[slot] >> U32) + np.uint64(codes[k + np.uint64(BEFORE - 1) - last])
             alive[kept] = k
             nodes[kept] = child
-            kept += _U1 if (link[child] & _LOW) == slot else _U0
+            kept += _U1 if (link[child] & LOW) == slot else _U0
             n += _U1
         last += _U1
 
@@ -160,7 +159,7 @@ def _choose(count: int, trie: Arrays, plain: int, unreached: np.uint64, work: Wo
     unreached: bit n of it tells that the position n + 1 characters back is not reached; returned brought up to date.
     """
     codes, values, one, two, three, more, step_two, step_three, step_more, special, places, steps, _ = work
-    value, second, third = values[_BEFORE - 1], values[_BEFORE - 2], values[_BEFORE - 3]
+    value, second, third = values[BEFORE - 1], values[BEFORE - 2], values[BEFORE - 3]
     k, limit, kept = _U0, np.uint64(count), _U0
     while k < limit:
         single, pair, triple = value + one[k], second + two[k], third + three[k]
@@ -168,25 +167,25 @@ def _choose(count: int, trie: Arrays, plain: int, unreached: np.uint64, work: Wo
         top = top if top > single else single
         if (special[k] != 0) | (unreached != 0):
             step = _U0
-            if unreached or FIRST_CODE <= np.int64(codes[np.uint64(_BEFORE) + k]) < plain:
+            if unreached or FIRST_CODE <= np.int64(codes[np.uint64(BEFORE) + k]) < plain:
                 top, step, missed = _choose_seed(k, np.uint64(plain), trie[1][0], unreached, work)
                 unreached = (unreached << _U1 | missed) & np.uint64(0xFFFF)
             else:
                 for length in range(4, special[k] + 1):
                     m = np.uint64(length)
-                    other = values[np.uint64(_BEFORE) + k - m] + more[k << _BITS | (m - _U1)]
+                    other = values[np.uint64(BEFORE) + k - m] + more[k << _BITS | (m - _U1)]
                     if other >= top:
                         top, step = other, np.uint64(step_more[k << _BITS | (m - _U1)])
             places[kept], steps[kept] = k, step
             kept += _U1 if step else _U0
-        values[np.uint64(_BEFORE) + k] = top
+        values[np.uint64(BEFORE) + k] = top
         third, second, value = second, value, top
         k += _U1
     for n in range(count):  # which of the first three it was: so that it needs no branch, and many at a time
-        top = values[n + _BEFORE]
-        step_one = codes[n + _BEFORE] << np.uint32(_LENGTH_BITS)
-        shorter = step_two[n] if values[n + (_BEFORE - 2)] + two[n] == top else step_one
-        back[n] = step_three[n] if values[n + (_BEFORE - 3)] + three[n] == top else shorter
+        top = values[n + BEFORE]
+        step_one = codes[n + BEFORE] << np.uint32(LENGTH_BITS)
+        shorter = step_two[n] if values[n + (BEFORE - 2)] + two[n] == top else step_one
+        back[n] = step_three[n] if values[n + (BEFORE - 3)] + three[n] == top else shorter
     k = _U0
     while k < kept:
         back[np.uint64(places[k])] = steps[k]
@@ -205,7 +204,7 @@ def _choose_seed(
     strictly better. A position without a match takes the bytes of its character.
     """
     codes, values, one, two, three, more, step_two, step_three, step_more, special, _, _, _ = work
-    place = np.uint64(_BEFORE) + k
+    place = np.uint64(BEFORE) + k
     top, step, missed = values[place - _U1], np.uint64(codes[place]) << _BITS, _U1
     for length in range(max(np.int64(special[k]), 3), 0, -1):
         m = np.uint64(length)
@@ -238,13 +237,13 @@ def _sample(count: int, trie: Arrays, work: Work, alpha: float, key: np.uint64, 
     link, scores = trie[0], trie[1]
     codes, total = work[0], work[12]
     unit, none = alpha / SCALE, scores[0]
-    for k in range(_BEFORE, _BEFORE + count):
+    for k in range(BEFORE, BEFORE + count):
         slot, start = np.int64(codes[k]), k - 1
         held = total[start] + unit * scores[slot]
-        step = slot << _LENGTH_BITS
+        step = slot << LENGTH_BITS
         while True:
-            child = np.int64(link[slot] >> _U32) + np.int64(codes[start])
-            if np.int64(link[child] & _LOW) != slot:
+            child = np.int64(link[slot] >> U32) + np.int64(codes[start])
+            if np.int64(link[child] & LOW) != slot:
                 break
             slot = child
             start -= 1
@@ -254,9 +253,9 @@ def _sample(count: int, trie: Arrays, work: Work, alpha: float, key: np.uint64, 
             held = max(held, new) + math.log1p(math.exp(-abs(held - new)))
             key, share = next_random(key)
             if share < math.exp(new - held):
-                step = slot << _LENGTH_BITS | (k - 1 - start)
+                step = slot << LENGTH_BITS | (k - 1 - start)
         total[k] = held
-        back[at + k - _BEFORE] = step
+        back[at + k - BEFORE] = step
     return key
 
 
@@ -272,12 +271,12 @@ def next_random(state: np.uint64) -> tuple[np.uint64, float]:
 
 
 @njit(cache=True, nogil=True)
-def _find_path(
+def find_path(
     data: Bytes, start: int, end: int, trie: Arrays, plain: int, alpha: float, keys: Keys, work: Work, back: Ids
 ) -> int:
     """Steps to each of the n characters of a document in ``back``; returns n. keys: empty, or one to sample with."""
     codes, values, totals = work[0], work[1], work[12]
-    codes[:_BEFORE], values[:_BEFORE], totals[:_BEFORE] = 0, 0, 0.0
+    codes[:BEFORE], values[:BEFORE], totals[:BEFORE] = 0, 0, 0.0
     n, at, unreached, key = 0, start, _U0, keys[0] if len(keys) else _U0
     while at < end:
         count, at = decode_utf8(data, at, end, trie[3], codes)
@@ -288,91 +287,9 @@ def _find_path(
             unreached = _choose(count, trie, plain, unreached, work, back[n : n + count])
         n += count
         if at < end:
-            for k in range(_BEFORE):
+            for k in range(BEFORE):
                 codes[k], values[k], totals[k] = codes[count + k], values[count + k], totals[count + k]
     return n
-
-
-@njit(cache=True, nogil=True)
-def encode_documents(
-    data: Bytes, offsets: Longs, trie: Arrays, plain: int, byte_ids: Ints, alpha: float, keys: Keys
-) -> tuple[Ids, Longs]:
-    """Ids of the N documents data[offsets[d]:offsets[d + 1]], and their offsets [N + 1].
-
-    byte_ids [256]: ids of the byte tokens. plain: see ``_choose``. keys: empty for the best path; else [N], the state
-    of the random numbers with which each document's path is drawn (see ``_sample`` for alpha).
-    """
-    out = np.empty(offsets[-1] - offsets[0], np.uint32)
-    ends = np.zeros(len(offsets), np.int64)
-    tokens, work = trie[2], _workspace(trie[1])
-    back = np.empty(longest_document(offsets), np.uint32)
-    at = 0
-    for d in range(len(offsets) - 1):
-        start, end = offsets[d], offsets[d + 1]
-        j = _find_path(data, start, end, trie, plain, alpha, keys[d : d + 1], work, back)
-        place = limit = np.uint64(at + end - start)  # a path has at most as many steps as bytes: it is put at the end
-        j = np.uint64(j)
-        while j:
-            step = np.uint64(back[j - _U1])
-            place -= _U1
-            out[place] = step >> _BITS
-            j -= (step & np.uint64(15)) + _U1
-        write, byte = np.uint64(at), start
-        while place < limit:  # and turned into ids from its begin, which never overtakes what is still to be read
-            token = np.int64(tokens[np.uint64(out[place])])
-            place += _U1
-            size = token & _BYTE_MASK
-            if token > _BYTE_MASK:
-                out[write] = token >> BYTE_BITS
-                write += _U1
-            else:
-                for i in range(byte, byte + size):
-                    out[write] = byte_ids[data[i]]
-                    write += _U1
-            byte += size
-        at = np.int64(write)
-        ends[d + 1] = at
-    return out[:at], ends
-
-
-@njit(cache=True, nogil=True)
-def count_documents(data: Bytes, offsets: Longs, trie: Arrays, alpha: float, keys: Keys, uses: Longs) -> None:
-    """Adds to ``uses`` [slots] how often the path of each document takes the token of each slot (see above)."""
-    work, back = _workspace(trie[1]), np.empty(longest_document(offsets), np.uint32)
-    for d in range(len(offsets) - 1):
-        j = _find_path(data, offsets[d], offsets[d + 1], trie, FIRST_CODE, alpha, keys[d : d + 1], work, back)
-        while j:
-            step = np.int64(back[j - 1])
-            uses[step >> _LENGTH_BITS] += 1
-            j -= (step & 15) + 1
-
-
-@njit(cache=True, nogil=True)
-def score_without_itself(data: Bytes, offsets: Longs, trie: Arrays) -> Longs:
-    """Best score of each document (of at most MAX_LENGTH characters) without the token that is all of it; of one
-    character: what its bytes cost."""
-    link, scores = trie[0], trie[1]
-    out = np.zeros(len(offsets) - 1, np.int64)
-    codes, values = np.zeros(2 * _BEFORE, np.uint32), np.zeros(2 * _BEFORE, np.int64)
-    for d in range(len(offsets) - 1):
-        n, _ = decode_utf8(data, offsets[d], offsets[d + 1], trie[3], codes)
-        if n == 1:
-            out[d] = BYTE_SCORE * (offsets[d + 1] - offsets[d])
-            continue
-        for k in range(_BEFORE, _BEFORE + n):
-            slot, start = np.int64(codes[k]), k - 1
-            top = values[start] + scores[slot]
-            while True:
-                child = np.int64(link[slot] >> _U32) + np.int64(codes[start])
-                if start < _BEFORE or np.int64(link[child] & _LOW) != slot:
-                    break
-                slot = child
-                start -= 1
-                if k - start < n and values[start] + scores[slot] >= top:
-                    top = values[start] + scores[slot]
-            values[k] = top
-        out[d] = values[_BEFORE + n - 1]
-    return out
 
 
 @njit(cache=True, nogil=True)
@@ -382,24 +299,3 @@ def longest_document(offsets: Longs) -> int:
     for d in range(len(offsets) - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
     return longest
-
-
-@njit(cache=True, nogil=True)
-def join_bytes(ids: Ids, words: NDArray[np.uint64], sizes: Bytes) -> Bytes:
-    """The bytes of all ids in a row.
-
-    words [V, W]: the bytes of each id, eight a number, the first in the lowest bits. sizes [V]: how many bytes.
-    """
-    total = 0
-    for n in ids:
-        total += np.int64(sizes[n])
-    out = np.empty(total + 8, np.uint8)
-    at = 0
-    for n in ids:
-        size = np.int64(sizes[n])
-        for part in range((size + 7) >> 3):
-            word, place = words[n, part], at + 8 * part
-            for i in range(8):
-                out[place + i] = word >> np.uint64(8 * i)
-        at += size
-    return out[:total]

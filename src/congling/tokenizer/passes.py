@@ -1,48 +1,135 @@
-"""Passes over the text of a corpus, many documents a batch, on several threads."""
+"""Passes over the text of a corpus: a kernel reads batch after batch, and what it finds is added up.
 
-from collections.abc import Callable, Iterable, Iterator
+A ``Pass`` runs a kernel, a function of a module, on threads of this process (the kernels release the GIL) or, with
+``executor=ray``, as tasks of a Ray cluster that sees the same files. The kernel gets a batch and the arrays that it
+shares with all others of its pass; ``add`` takes what it found, in any order, on any thread. So results must not depend
+on the order: sums of integers do not.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
 from congling.corpus.documents import text_buffers
-from congling.corpus.shards import read_shards
+from congling.corpus.shards import read_shard, shard_files
 from congling.reporter import Bar
 from congling.tokenizer.kernels import Bytes
 from congling.tokenizer.trie import Longs, read_only
 
 Batch = tuple[Bytes, Longs]  # text of N documents: data, offsets [N + 1]; both read-only
-Corpus = Callable[[], Iterable[Batch]]  # begins a new pass over all batches
 T = TypeVar("T")
+Kernel = Callable[..., Any]  # (data, offsets, *shared) → what it found
+_RAY_TASKS_A_CPU = 2  # under way at a time
 
 
-def read_corpus(folder: Path, bar: Bar) -> Corpus:
-    """Passes over the corpus that the clean stage left in ``folder``; the bar counts bytes."""
+@dataclass(frozen=True)
+class Corpus:
+    """The text of the shards that the clean stage left, and how it is read."""
 
-    def batches() -> Iterator[Batch]:
-        for batch in read_shards(folder, "corpus", ["text"]):
-            data, offsets = text_buffers(batch.column("text"))
-            yield read_only(data), read_only(offsets)
-            bar.advance(int(offsets[-1] - offsets[0]))
+    files: Sequence[Path]
+    bar: Bar
+    threads: int = 1
+    ray: bool = False
 
-    return batches
+    @classmethod
+    def of_stage(cls, folder: Path, bar: Bar, threads: int = 1, executor: str = "local") -> "Corpus":
+        """All shards of the clean stage's ``folder``. Raises ValueError when there are none."""
+        return cls(shard_files(folder, "corpus"), bar, threads, executor == "ray")
+
+    def __iter__(self) -> Iterator[Batch]:
+        for file in self.files:
+            yield from _read(file)
+
+    def run(self, kernel: Kernel, shared: tuple[Any, ...], add: Callable[[Any], None]) -> None:
+        """One pass: ``add(kernel(data, offsets, *shared))`` for every batch. ``add`` may be called on any thread."""
+        if self.ray:
+            self._run_ray(kernel, shared, add)
+            return
+
+        def job(data: Bytes, offsets: Longs) -> int:
+            add(kernel(data, offsets, *shared))
+            return int(offsets[-1] - offsets[0])
+
+        for size in map_batches(job, self, self.threads):
+            self.bar.advance(size)
+
+    def _run_ray(self, kernel: Kernel, shared: tuple[Any, ...], add: Callable[[Any], None]) -> None:
+        ray = start_ray()
+        task = ray.remote(max_retries=3)(_read_and_run)
+        arrays = ray.put(shared)  # once a node, not once a task
+        limit = max(4, int(_RAY_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1)))
+        running: deque[Any] = deque()
+
+        def take() -> None:
+            found, size = ray.get(running.popleft())
+            add(found)
+            self.bar.advance(size)
+
+        for file in self.files:
+            for group in range(pq.ParquetFile(file).metadata.num_row_groups):
+                running.append(task.remote(kernel, arrays, file, group))
+                if len(running) >= limit:
+                    take()
+        while running:
+            take()
 
 
-def parallel(function: Callable[[Bytes, Longs], T], corpus: Corpus, threads: int) -> Iterator[T]:
+def map_batches(function: Callable[[Bytes, Longs], T], batches: Iterable[Batch], threads: int) -> Iterator[T]:
     """``function`` of each batch, in order, on threads; few batches are in memory at a time."""
     with ThreadPoolExecutor(threads) as pool:
-        running: list[Future[T]] = []
-        for data, offsets in corpus():
+        running: deque[Future[T]] = deque()
+        for data, offsets in batches:
             running.append(pool.submit(function, data, offsets))
             if len(running) > threads:
-                yield running.pop(0).result()
-        for future in running:
-            yield future.result()
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def start_ray() -> Any:
+    """The library, connected: to the cluster that RAY_ADDRESS names, else to one on this machine. ValueError without
+    it."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("executor = ray: Ray is not installed; pip install 'congling[ray]', or take local") from None
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    return ray
+
+
+def _read_and_run(kernel: Kernel, shared: tuple[Any, ...], file: Path, group: int) -> tuple[Any, int]:
+    """The task of a Ray worker: a row group; what the kernel found, and bytes of text."""
+    with pq.ParquetFile(file) as parquet:
+        data, offsets = text_buffers(parquet.read_row_group(group, ["text"]).column("text"))
+    return kernel(read_only(data), read_only(offsets), *shared), int(offsets[-1] - offsets[0])
+
+
+def _read(file: Path) -> Iterator[Batch]:
+    for batch in read_shard(file, ["text"]):
+        data, offsets = text_buffers(batch.column("text"))
+        yield read_only(data), read_only(offsets)
+
+
+class Sum:
+    """An array that threads add to."""
+
+    def __init__(self, size: int) -> None:
+        self.total, self._lock = np.zeros(size, np.int64), Lock()
+
+    def add(self, found: Longs) -> None:
+        with self._lock:
+            self.total += found
 
 
 def hash_texts(data: Bytes, offsets: Longs, seed: int = 0) -> NDArray[np.uint64]:

@@ -9,7 +9,7 @@ from congling.reporter import Bar, Metrics, Reporter
 from congling.tokenizer import vocabulary
 from congling.tokenizer.candidates import Grams, find_candidates, load_grams, save_grams
 from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.passes import read_corpus
+from congling.tokenizer.passes import Corpus
 from congling.tokenizer.tokenizer import FILE
 from congling.tokenizer.train import State, Trainer, load_state, save_state
 
@@ -21,7 +21,8 @@ def run(stage: Stage, reporter: Reporter, config: TokenizerConfig) -> dict[str, 
     folder = stage.inputs["clean"]
     grams = _candidates(stage, reporter, config, folder)
     with reporter.progress("tokenizer: segment and count", None, "bytes") as bar:
-        trainer = Trainer(grams, config, read_corpus(folder, bar), stage.seed)
+        corpus = Corpus.of_stage(folder, bar, config.threads, config.executor)
+        trainer = Trainer(grams, config, corpus, stage.seed)
         state = _rounds(stage, trainer, bar)
     vocabulary.write(trainer.vocabulary(state), stage.path / FILE)
     for name in (_STATE, _GRAMS):  # in this order: candidates without a state are passes to go on from
@@ -40,8 +41,9 @@ def _candidates(stage: Stage, reporter: Reporter, config: TokenizerConfig, folde
     saved = stage.path / _GRAMS
     begun = grams = load_grams(saved) if saved.exists() else None
     with reporter.progress("tokenizer: candidates", None, "bytes") as bar:
-        options = config.joining, config.max_piece_length, config.min_frequency, config.min_count, config.threads
-        for grams in find_candidates(read_corpus(folder, bar), *options, begun):
+        corpus = Corpus.of_stage(folder, bar, config.threads, config.executor)
+        options = config.joining, config.max_piece_length, config.min_frequency, config.min_count, config.always
+        for grams in find_candidates(corpus, *options, begun):
             save_grams(grams, saved)
             bar.advance(0, note=f"{len(grams)} of 1 … {grams.passes} characters")
     assert grams is not None

@@ -11,7 +11,7 @@ from congling.corpus.tokens import TokenWriter
 from congling.reporter import Reporter
 from congling.tokenizer.config import TokenizeConfig
 from congling.tokenizer.kernels import Bytes, Ids
-from congling.tokenizer.passes import hash_texts, parallel, read_corpus
+from congling.tokenizer.passes import Corpus, hash_texts, map_batches
 from congling.tokenizer.tokenizer import FILE, Tokenizer
 from congling.tokenizer.trie import Longs
 
@@ -37,12 +37,14 @@ def run(stage: Stage, reporter: Reporter, config: TokenizeConfig) -> dict[str, A
         def job(data: Bytes, offsets: Longs) -> list[Part]:
             return _split(tokenizer, data, offsets, config.valid_fraction)
 
-        for parts in parallel(job, read_corpus(stage.inputs["clean"], bar), config.threads):
+        corpus = Corpus.of_stage(stage.inputs["clean"], bar)
+        for parts in map_batches(job, corpus, config.threads):
             for split, writer, (ids, starts, text_bytes) in zip(SPLITS, (train, valid), parts, strict=True):
                 writer.write(ids.astype(dtype), starts)
                 counts[split]["documents"] += len(starts) - 1
                 counts[split]["tokens"] += len(ids)
                 counts[split]["bytes"] += text_bytes
+                bar.advance(text_bytes)
     _check_splits(counts, config.valid_fraction)
     artifact.atomic_write(stage.path / FILE, (stage.inputs["tokenizer"] / FILE).read_bytes())
     total_bytes, total_tokens = (sum(c[key] for c in counts.values()) for key in ("bytes", "tokens"))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from congling.corpus.documents import text_buffers
 from congling.tokenizer import vocabulary as vocab
-from congling.tokenizer.kernels import Bytes, Ids, Keys, encode_documents, join_bytes
+from congling.tokenizer.codec import encode_documents, join_bytes
+from congling.tokenizer.kernels import Bytes, Ids, Keys
 from congling.tokenizer.seed import read_seed
 from congling.tokenizer.trie import BYTE_SCORE, FIRST_CODE, Longs, Scores, Trie, make_trie, read_only
 from congling.tokenizer.vocabulary import FIRST_BYTE, SPECIALS, Vocabulary

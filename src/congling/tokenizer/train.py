@@ -10,7 +10,7 @@ dropped, and a character without a piece costs byte tokens (in the seed it costs
 The first set is cut to 64 times the target; the seed began with 5.7 million candidates for 65,544.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from congling import artifact
 from congling.tokenizer.candidates import Grams
+from congling.tokenizer.codec import count_documents, score_without_itself
 from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.kernels import Bytes, count_documents, score_without_itself
-from congling.tokenizer.passes import Corpus, hash_texts, parallel
+from congling.tokenizer.kernels import Bytes
+from congling.tokenizer.passes import Corpus, Sum, hash_texts
 from congling.tokenizer.trie import BYTE_BITS, FIRST_CODE, LOWEST_SCORE, SCALE, Arrays, Longs
 from congling.tokenizer.vocabulary import FIRST_PIECE, Vocabulary
 
@@ -52,11 +53,16 @@ class Trainer:
     def __init__(self, grams: Grams, config: TokenizerConfig, corpus: Corpus, seed: int) -> None:
         self._grams, self._config, self._corpus, self._seed = grams, config, corpus, seed
         self.target = config.vocab_size - FIRST_PIECE
-        self._protected = _protected(grams, config.character_coverage, self.target)
+        self._protected = _protected(grams, config.character_coverage, self.target, config.always)
 
     def first_state(self) -> State:
         """The candidates, the most frequent 64 · target of them. Raises ValueError when they are too few."""
-        self._check_size(len(self._grams))
+        if len(self._grams) < self.target:
+            found = int((self._grams.count > 0).sum())  # without those that a small vocabulary need not have
+            raise ValueError(
+                f"tokenizer.vocab_size = {self._config.vocab_size}: the corpus gives only {found} pieces; set "
+                f"vocab_size to at most {found + FIRST_PIECE}, lower min_count and min_frequency, or give more text"
+            )
         alive = np.ones(len(self._grams) + 1, bool)
         alive[0] = False
         return self._cut(
@@ -68,14 +74,15 @@ class Trainer:
         """Yields the state after each round, until the vocabulary has its size and the counts of that size."""
         done = state.shrinking and state.size == self.target
         while not done:
-            before = state.size
+            before = state
             if state.shrinking:
-                state = self._cut(state, max(self.target, int(before * self._config.shrink)))
+                state = self._cut(state, max(self.target, int(state.size * self._config.shrink)))
             state = self._recount(state)
-            self._check_size(state.size)
-            stable = before - state.size <= self._config.stable_share * before
+            stable = before.size - state.size <= self._config.stable_share * before.size
             if not state.shrinking and (stable or state.round >= self._config.max_rounds):
                 state = replace(state, shrinking=True)
+            if state.size < self.target:  # some that are not used must stay
+                state = replace(state, shrinking=True, alive=before.alive)
             done = state.shrinking and state.size == self.target
             yield state
 
@@ -98,18 +105,10 @@ class Trainer:
         """Segments and counts; before the shrinking, which takes the rarest anyway, drops what was not used."""
         scores = self._scores(state)
         trie, slots = self._grams.trie(state.alive, scores)
-        sample = self._config.counting == "sample"
-
-        def job(data: Bytes, offsets: Longs) -> tuple[Longs, int]:
-            uses = np.zeros(len(trie.arrays[0]), np.int64)
-            keys = hash_texts(data, offsets, self._seed ^ state.round << 32) if sample else np.empty(0, np.uint64)
-            count_documents(data, offsets, trie.arrays, self._config.sample_alpha, keys, uses)
-            return uses, int(offsets[-1] - offsets[0])
-
-        used, size = np.zeros(len(trie.arrays[0]), np.int64), 0
-        for uses, text_bytes in parallel(job, self._corpus, self._config.threads):
-            used += uses
-            size += text_bytes
+        seed = self._seed ^ state.round << 32 if self._config.counting == "sample" else None
+        uses = Sum(len(trie.arrays[0]) + 1)
+        self._corpus.run(_count_uses, (trie.arrays, self._config.sample_alpha, seed), uses.add)
+        used, size = uses.total[:-1], int(uses.total[-1])
         tokens = trie.arrays[2].astype(np.int64)
         num_tokens = int(np.where(tokens >> BYTE_BITS, used, used * tokens).sum())  # a character without a piece: bytes
         counts = np.zeros_like(state.counts)
@@ -127,12 +126,12 @@ class Trainer:
         return score_without_itself(np.frombuffer(b"".join(texts), np.uint8), offsets, arrays)
 
     def _cut(self, state: State, size: int) -> State:
-        """The protected characters and the worthiest others, ``size`` in all; ties go by the order of the nodes, which
-        is that of the characters' counts and code points. A character is worth what any piece with it is, so every
-        character in a piece has a piece of its own."""
+        """The protected characters and the worthiest others, ``size`` in all. A character is worth what any piece with
+        it is, so every character in a piece has a piece of its own. Ties go by the counts of the candidates, then by
+        the order of the nodes, which is that of the characters' counts and code points."""
         worth = self._with_characters(state)
         nodes = np.flatnonzero(state.alive)
-        order = np.lexsort((nodes, -worth[nodes], ~self._protected[nodes]))
+        order = np.lexsort((nodes, -self._grams.count[nodes], -worth[nodes], ~self._protected[nodes]))
         alive = np.zeros_like(state.alive)
         alive[nodes[order[:size]]] = True
         return replace(state, alive=alive)
@@ -161,21 +160,25 @@ class Trainer:
         units = np.rint((np.log(counts / totals[group]) - self._config.token_penalty) * SCALE)
         return np.clip(units, LOWEST_SCORE, 0).astype(np.int64)
 
-    def _check_size(self, found: int) -> None:
-        if found < self.target:
-            raise ValueError(
-                f"tokenizer.vocab_size = {self._config.vocab_size}: the corpus gives only {found} pieces; set "
-                f"vocab_size to at most {found + FIRST_PIECE}, lower min_count and min_frequency, or give more text"
-            )
+
+def _count_uses(data: Bytes, offsets: Longs, arrays: Arrays, alpha: float, seed: int | None) -> Longs:
+    """How often the tokens of each slot are used, and last the bytes of the text; seed: of sampled paths."""
+    uses = np.zeros(len(arrays[0]) + 1, np.int64)
+    keys = np.empty(0, np.uint64) if seed is None else hash_texts(data, offsets, seed)
+    count_documents(data, offsets, arrays, alpha, keys, uses)
+    uses[-1] = offsets[-1] - offsets[0]
+    return uses
 
 
-def _protected(grams: Grams, coverage: float, target: int) -> NDArray[np.bool_]:
-    """The most frequent characters that together make up ``coverage`` of the text, but at most half of the target."""
+def _protected(grams: Grams, coverage: float, target: int, always: Sequence[int]) -> NDArray[np.bool_]:
+    """The most frequent characters that together make up ``coverage`` of the text, but at most half of the target; and
+    those of ``always``."""
     single = grams.depth == 1  # nodes 1 … are the characters, most frequent first
     covered = np.cumsum(grams.count * single)
     protected = single & (covered - grams.count < coverage * grams.num_characters)
     protected[0] = False
     protected[1 + target // 2 :] = False
+    protected[1 : 1 + len(grams.characters)] |= np.isin(grams.characters, always)
     return protected
 
 
