@@ -102,10 +102,24 @@ def _decode(call: Call) -> None:
 def _inspect(call: Call) -> None:
     from congling.tokenizer.inspect import inspect
 
-    tokenizer = _tokenizer(call.words[0])
+    tokenizer, options, path = _tokenizer(call.words[0]), call.recipe.inspect, Path(call.words[0])
+    if options.page:
+        from congling.report.vocabulary import write_page
+
+        folder, texts = path if path.is_dir() else path.parent, call.words[1:]
+        texts = [" ".join(texts)] if texts else []
+        print(write_page(tokenizer, folder, texts, [Path(file) for file in options.files], Path(options.page)))
+        return
     for line in _texts(call.words[1:]):
         for row in inspect(tokenizer, line):
             print(row)
+
+
+def _export_tokenizer(call: Call) -> None:
+    from congling.tokenizer.export import export
+
+    for path in export(_tokenizer(call.words[0]), Path(call.words[1]), call.recipe.export.format):
+        print(path)
 
 
 def _chat(call: Call) -> None:
@@ -136,7 +150,20 @@ COMMANDS = (
     Command("tokenizer train", "Corpus → vocabulary.", _stage("tokenizer"), sections=("tokenizer",)),
     Command("tokenizer encode", "Text (words, or lines of standard input) → ids.", _encode, ("VOCABULARY", "TEXT…")),
     Command("tokenizer decode", "Ids (words, or lines of standard input) → text.", _decode, ("VOCABULARY", "IDS…")),
-    Command("tokenizer inspect", "The pieces of a text, with scores.", _inspect, ("VOCABULARY", "TEXT…")),
+    Command(
+        "tokenizer inspect",
+        "The pieces of a text, with scores; or a page of it all.",
+        _inspect,
+        ("VOCABULARY", "TEXT…"),
+        ("inspect",),
+    ),
+    Command(
+        "tokenizer export",
+        "Vocabulary → a folder that transformers' AutoTokenizer reads.",
+        _export_tokenizer,
+        ("VOCABULARY", "OUT"),
+        ("export",),
+    ),
     Command("tokenize", "Corpus and vocabulary → token shards.", _stage("tokenize"), sections=("tokenize",)),
     Command("pretrain", "Tokens → base model.", _stage("pretrain"), sections=("pretrain", "model"), trains=True),
     Command("sft", "Base model and dialogues → chat model.", _stage("sft"), sections=("sft",), trains=True),
@@ -210,7 +237,7 @@ def _application() -> typer.Typer:
         parent = application
         if group:
             if group not in groups:
-                groups[group] = typer.Typer(help="Vocabulary: train, encode, decode, inspect.", **settings)
+                groups[group] = typer.Typer(help="Vocabulary: train, encode, decode, inspect, export.", **settings)
                 application.add_typer(groups[group], name=group)
             parent = groups[group]
         _add(parent, name, command)
@@ -252,8 +279,12 @@ def _take_words(command: Command, arguments: list[str]) -> tuple[list[str], list
     rest = list(arguments)
     words: list[str] = []
     for word in command.words:
-        if word.endswith("…"):
-            return words + rest, []
+        if word.endswith("…"):  # keys come last, and are known: a text may have an = in it
+            keys = _keys(command)
+            cut = len(rest)
+            while cut and rest[cut - 1].partition("=")[0] in keys:
+                cut -= 1
+            return words + rest[:cut], rest[cut:]
         optional = word.startswith("[")
         if rest and "=" not in rest[0] and not (optional and rest[0].endswith(".toml")):
             words.append(rest.pop(0))
@@ -262,13 +293,27 @@ def _take_words(command: Command, arguments: list[str]) -> tuple[list[str], list
     return words, rest
 
 
+def _keys(command: Command) -> set[str]:
+    """Names under which the fields of the command's sections can be set."""
+    keys = set()
+    for number, section in enumerate(command.sections):
+        fields = [row[0] for row in config.describe(_section(section))]
+        keys |= {f"{section}.{field}" for field in fields} | (set(fields) if number == 0 else set())
+    return keys
+
+
+def _section(name: str) -> type[config.Config]:
+    found = Recipe.model_fields[name].annotation
+    assert isinstance(found, type)
+    return found
+
+
 def _fields_help(command: Command) -> str | None:
     if not command.sections:
         return None
     lines = ["\b"]
     for number, section in enumerate(command.sections):
-        section_class = Recipe.model_fields[section].annotation
-        assert isinstance(section_class, type)
+        section_class = _section(section)
         lines.append(f"Keys of [{section}]" + (" (write them bare):" if number == 0 else f" ({section}.KEY=VALUE):"))
         for key, kind, default, text in config.describe(section_class):
             lines += [f"  {key} = {default}  ({kind})", f"      {text}"]

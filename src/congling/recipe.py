@@ -11,7 +11,7 @@ from congling.infer.config import SampleConfig
 from congling.model.config import ModelConfig
 from congling.pretrain.config import PretrainConfig
 from congling.serve.config import ServeConfig
-from congling.tokenizer.config import TokenizeConfig, TokenizerConfig
+from congling.tokenizer.config import ExportConfig, InspectConfig, TokenizeConfig, TokenizerConfig
 
 StageName = Literal["fetch", "clean", "tokenizer", "tokenize", "pretrain", "sft", "evaluate"]
 
@@ -35,6 +35,8 @@ class Recipe(Config):
     clean: CleanConfig = option(CleanConfig(), "raw files to corpus")
     tokenizer: TokenizerConfig = option(TokenizerConfig(), "corpus to vocabulary")
     tokenize: TokenizeConfig = option(TokenizeConfig(), "corpus to tokens")
+    inspect: InspectConfig = option(InspectConfig(), "what to show of a vocabulary")
+    export: ExportConfig = option(ExportConfig(), "to the formats of others")
     model: ModelConfig = option(ModelConfig(), "the transformer")
     pretrain: PretrainConfig = option(PretrainConfig(), "tokens to base model")
     sft: SftConfig = option(SftConfig(), "base model and dialogues to chat model")

@@ -56,3 +56,18 @@ class TokenizeConfig(Config):
     valid_fraction: float = option(0.01, "share of the documents held out, chosen by a hash of their text", ge=0, lt=1)
     shard_tokens: int = option(100_000_000, "tokens of a shard", gt=0)
     threads: int = option(2, "threads", ge=1, affects_result=False)
+
+
+class InspectConfig(Config):
+    """What ``congling tokenizer inspect`` shows."""
+
+    page: str = option(
+        "", "write a page there, with rounds, usage, coverage and runner-up paths; empty: print the text"
+    )
+    files: tuple[str, ...] = option((), "page: .txt or .jsonl(.zst) files, a domain each, whose bytes a token it shows")
+
+
+class ExportConfig(Config):
+    """For whom."""
+
+    format: Literal["hf"] = option("hf", "hf: Hugging Face tokenizers and transformers")
