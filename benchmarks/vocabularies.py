@@ -89,3 +89,19 @@ def train_bpe(texts, size):
     pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
     sizes = np.array([0] + [len(piece) for piece, _ in pieces[1:]], np.int32)
     return Coder(lambda text: model.encode(text).ids, 0, sizes, seconds, model, {})
+
+
+def train_bytepiece(texts, size):
+    """bytepiece as its README has it: pieces of up to six characters, three times each at least."""
+    from bytepiece import Tokenizer as Library
+    from bytepiece import Trainer
+
+    with tempfile.TemporaryDirectory() as name:
+        start = time.perf_counter()
+        trainer = Trainer(order=6, max_vocab_size=size - 3, min_count=3)
+        trainer.train(texts, workers=1, batch_size=1000)
+        seconds = time.perf_counter() - start
+        trainer.save(str(Path(name) / "m"))
+        model = Library(str(Path(name) / "m"))
+    sizes = [len(model.id_to_piece(i)) if i > 2 else 0 for i in range(model.vocab_size)]
+    return Coder(model.encode, 2, np.array(sizes, np.int32), seconds, model, {})

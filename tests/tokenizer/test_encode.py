@@ -168,6 +168,25 @@ def test_sampled_text_comes_back(text, alpha, seed):
     assert tokenizer.decode(tokenizer.encode(text, sample=alpha, seed=seed)) == text
 
 
+def test_offsets_by_hand():
+    tokenizer = make({"从": -5, "零": -5, "从零": -9, "a": -1})
+    ids = tokenizer.encode("从零a始从")  # 始 is three byte tokens
+    assert tokenizer.offsets(ids).tolist() == [0, 6, 7, 8, 9, 10, 13]
+    assert tokenizer.offsets(ids, "characters").tolist() == [0, 2, 3, 3, 3, 4, 5]
+    assert tokenizer.offsets([]).tolist() == tokenizer.offsets([], "characters").tolist() == [0]
+
+
+@quick
+@given(st.text(LETTERS, max_size=12))
+def test_offsets_cut_the_text(text):
+    tokenizer = make({"甲": -1, "甲乙": -1, "a": -2, "乙": -2, "丙": -2, "é": -1, "😀": -1})
+    ids = tokenizer.encode(text)
+    for unit, whole in (("bytes", text.encode()), ("characters", text)):
+        cuts = tokenizer.offsets(ids, unit).tolist()
+        pieces = [whole[a:b] for a, b in itertools.pairwise(cuts)]
+        assert pieces == [tokenizer.piece(i) if unit == "bytes" else tokenizer.decode([i]) for i in ids]
+
+
 def test_errors_in_one_line():
     tokenizer = make({"甲": -1})
     for bad in ([273], [-1], [0, 1 << 40]):

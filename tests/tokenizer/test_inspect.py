@@ -123,7 +123,8 @@ def test_coverage_by_hand():
 
 
 def test_common_characters_come_from_a_package_if_it_is_there(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pypinyin_dict", None)
+    monkeypatch.setitem(sys.modules, "pypinyin_dict.pinyin_data", None)
+    monkeypatch.delitem(sys.modules, "pypinyin_dict.pinyin_data.ktghz2013", raising=False)
     assert character_sets()["common"] == ""
     assert next(c for c in coverage(make({"一": -1})) if c.name == "common").total == 0
 

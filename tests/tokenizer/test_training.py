@@ -103,11 +103,13 @@ def test_the_first_round_by_hand():
     # 甲乙 twice, 乙 once more alone: scores 甲 ln 2/5, 乙 ln 3/5, 甲乙 ln 2/2 = 0, so the pair is always taken.
     texts = ["甲乙", "甲乙", "乙"]
     *_, grams = find_candidates(corpus_of(buffers(texts)), "han", 2, 0.0, 2)
-    config = TokenizerConfig(vocab_size=274, character_coverage=0.1)
+    config = TokenizerConfig(vocab_size=275, character_coverage=0.1)
     trainer = Trainer(grams, config, corpus_of(buffers(texts)), seed=1)
     states = list(trainer.rounds(trainer.first_state()))
-    assert [s.size for s in states][-1] == 2
-    assert trainer.vocabulary(states[-1]) == Vocabulary("congling", ["甲乙", "乙"], [0, 0], [2, 1])
+    assert [s.size for s in states][-1] == 3
+    # 甲 is not used, but stays, as it is in a piece: it counts as 1 of 2
+    half = -693_147
+    assert trainer.vocabulary(states[-1]) == Vocabulary("congling", ["甲乙", "乙", "甲"], [0, half, half], [2, 1, 0])
     assert states[-1].bytes_per_token == 15 / 3
 
 
@@ -122,6 +124,29 @@ def test_order_and_threads_do_not_matter(tmp_path):
             train(folder, clean, threads=threads, counting=counting)
             files.append((folder / "vocabulary.txt").read_bytes())
         assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("joining", ["han", "words", "any"])
+def test_what_may_share_a_piece(tmp_path, joining):
+    texts = [f"{t}，see {w} {n}\n\n  （{w}s）。" for n, t in enumerate(sentences(200)) for w in ("hello", "world")]
+    clean = clean_stage(tmp_path / "clean", texts)
+    train(tmp_path / "v", clean, vocab_size=330, joining=joining, max_piece_length=6)
+    pieces = set(Tokenizer.load(tmp_path / "v").vocabulary.pieces)
+    longer = [p for p in pieces if len(p) > 1]
+    assert not any(c.isdigit() for p in longer for c in p)
+    assert any(p.isascii() and p.strip().isalpha() for p in longer) == (joining != "han")
+    assert any("\n\n" in p for p in longer) == (joining != "han")
+    assert any("，" in p and any(c.isalpha() for c in p) for p in longer) == (joining == "any")
+    assert all(set(p) <= pieces for p in pieces)  # each character in a piece is a piece
+
+
+@pytest.mark.parametrize("options", [{"score": "frequency"}, {"prune": "loss"}, {"token_penalty": 5.0}])
+def test_other_scores_and_prunings_train(tmp_path, options):
+    clean = clean_stage(tmp_path / "clean", sentences(300))
+    train(tmp_path / "v", clean, **options)
+    tokenizer = Tokenizer.load(tmp_path / "v")
+    assert tokenizer.vocab_size == 320
+    assert tokenizer.decode(tokenizer.encode("小明喜欢月亮")) == "小明喜欢月亮"
 
 
 class Killed(BaseException):

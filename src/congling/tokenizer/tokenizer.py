@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -104,17 +104,35 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; special ids stand for none. Raises ValueError for an id outside."""
+        joined: bytes = join_bytes(read_only(self._checked(ids)), self._words, self._sizes).tobytes()
+        return joined
+
+    def _checked(self, ids: Iterable[int]) -> Ids:
         wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
         if wanted.size and wanted.dtype.kind not in "iu":
             raise ValueError(f"ids must be whole numbers, not {wanted.dtype}")
         if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.vocab_size:
             raise ValueError(f"ids {wanted.min()} … {wanted.max()}: must be 0 … {self.vocab_size - 1}")
-        joined: bytes = join_bytes(read_only(wanted.astype(np.uint32)), self._words, self._sizes).tobytes()
-        return joined
+        return np.ascontiguousarray(wanted, np.uint32)
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of ids; ``errors`` as for ``bytes.decode``."""
         return self.decode_bytes(ids).decode("utf-8", errors)
+
+    def offsets(self, ids: Iterable[int], unit: Literal["bytes", "characters"] = "bytes") -> Longs:
+        """Where each of n ids begins in the text they stand for, and its length [n + 1], in bytes or characters.
+
+        An id that begins inside a character has the place of that character. Bytes that are not UTF-8 count as
+        characters if they are none of 0x80 … 0xBF.
+        """
+        wanted = self._checked(ids)
+        begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._sizes[wanted], dtype=np.int64)])
+        if unit == "bytes":
+            return begins
+        data = join_bytes(read_only(wanted), self._words, self._sizes)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum((data & 0xC0) != 0x80)])  # characters begun
+        inside = np.append((data & 0xC0) == 0x80, False)[begins]
+        return before[begins] - inside
 
     def piece(self, number: int) -> bytes:
         """What one id stands for."""

@@ -113,7 +113,10 @@ class Trainer:
         num_tokens = int(np.where(tokens >> BYTE_BITS, used, used * tokens).sum())  # a character without a piece: bytes
         counts = np.zeros_like(state.counts)
         counts[state.alive] = used[slots]
-        alive = state.alive if state.shrinking else state.alive & ((counts > 0) | self._protected)
+        alive = state.alive
+        if not state.shrinking:
+            alive = alive & ((counts > 0) | self._protected)
+            alive |= self._best_with(np.where(alive, 1.0, 0.0)) > 0
         worth = counts.astype(np.float64)
         if self._config.prune == "loss":
             worth[state.alive] *= (scores - self._without_itself(state.alive, trie.arrays)) / SCALE
@@ -129,26 +132,22 @@ class Trainer:
         """The protected characters and the worthiest others, ``size`` in all. A character is worth what any piece with
         it is, so every character in a piece has a piece of its own. Ties go by the counts of the candidates, then by
         the order of the nodes, which is that of the characters' counts and code points."""
-        worth = self._with_characters(state)
+        worth = np.maximum(state.worth, self._best_with(np.where(state.alive, state.worth, 0.0)))
         nodes = np.flatnonzero(state.alive)
         order = np.lexsort((nodes, -self._grams.count[nodes], -worth[nodes], ~self._protected[nodes]))
         alive = np.zeros_like(state.alive)
         alive[nodes[order[:size]]] = True
         return replace(state, alive=alive)
 
-    def _with_characters(self, state: State) -> NDArray[np.float64]:
-        """The worth of each node, of a character at least that of any living piece that contains it."""
-        grams = self._grams
-        inside = np.where(state.alive, state.worth, -1.0)
-        for depth in range(int(grams.depth.max()), 1, -1):
+    def _best_with(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each character that is a node the largest of ``values`` [nodes, ≥ 0] of all n-grams with it; else 0."""
+        grams, best = self._grams, values.copy()
+        for depth in range(int(grams.depth.max()), 1, -1):  # an n-gram contains its parent, which lacks its first
             nodes = np.flatnonzero(grams.depth == depth)
-            np.maximum.at(inside, grams.parent[nodes], inside[nodes])
-        best = np.full(FIRST_CODE + len(grams.characters), -1.0)
-        np.maximum.at(best, grams.code[1:], inside[1:])
-        worth = state.worth.copy()
-        single = np.flatnonzero(grams.depth == 1)
-        worth[single] = np.maximum(worth[single], best[grams.code[single]])
-        return worth
+            np.maximum.at(best, grams.parent[nodes], best[nodes])
+        by_code = np.zeros(FIRST_CODE + len(grams.characters))
+        np.maximum.at(by_code, grams.code[1:], best[1:])
+        return np.where(grams.depth == 1, by_code[grams.code], 0.0)
 
     def _scores(self, state: State) -> Longs:
         """Scores of the living nodes, in units of 10⁻⁶ nats, rounded; one without use has that of a count of 1."""
