@@ -3,7 +3,8 @@ training on equal bytes, with vocabularies of 8,192 ids made from the same 20 MB
 
 Rows: ours (each way of joining, sampled counting), SentencePiece unigram, Hugging Face byte-level BPE. The two peers
 come from PyPI (`pip install sentencepiece tokenizers`). Usage: python benchmarks/tokenizer_bits.py [million bytes]
-[name …]; rows are stored as they are finished, and those stored earlier the same day stay.
+[name …]; rows are stored as they are finished, and those stored earlier stay. With "equal tokens" behind it the number
+is one of million tokens: the same compute in place of the same text.
 """
 
 import json
@@ -38,8 +39,8 @@ OURS = {
 }
 
 
-def train_model(coder, texts, held_out, seen_bytes, folder):
-    """Bits per byte on ``held_out`` after about ``seen_bytes`` of ``texts``; what it took."""
+def train_model(coder, texts, held_out, seen, per_token, folder):
+    """Bits per byte on ``held_out`` after ``seen`` tokens or bytes of ``texts``; what it took."""
     for split, part in (("train", texts), ("valid", held_out)):
         with TokenWriter(folder, split, np.uint16) as writer:
             for text in part:
@@ -47,8 +48,9 @@ def train_model(coder, texts, held_out, seen_bytes, folder):
                 writer.write(ids, np.array([0, len(ids)]))
     train, valid = TokenDataset(folder, "train"), TokenDataset(folder, "valid")
     bytes_per_token = num_bytes(texts) / train.total
+    tokens = seen if per_token else int(seen / bytes_per_token)
     config = PretrainConfig(
-        tokens=int(seen_bytes / bytes_per_token), lengths=(64, 128, 256), length_shares=(0.4, 0.3, 0.3),
+        tokens=tokens, lengths=(64, 128, 256), length_shares=(0.4, 0.3, 0.3),
         batch_tokens=2048, micro_batch_tokens=2048, lr=3e-3, lr_final=3e-4, warmup_steps=20, muon_step=40,
         valid_every=10**6, sample_every=10**6, valid_tokens=4096, sample_prompts=(), checkpoint_every=10**6,
     )  # fmt: skip
@@ -76,10 +78,11 @@ def main():
     if not (SHARED / "data").is_dir():
         print(f"skipped: no {SHARED / 'data'}")
         return
-    seen = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 4_000_000
+    seen = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 3_000_000
     train, held = corpus()
     texts = first_bytes(train, TRAIN_BYTES)
     held_out = [text for domain in held.values() for text in first_bytes(domain, 80_000)]
+    per_token = "equal tokens" in sys.argv  # the same compute in place of the same text
     makers = {
         name: lambda o=options: train_ours(texts, TokenizerConfig(vocab_size=SIZE, **o))
         for name, options in OURS.items()
@@ -88,14 +91,16 @@ def main():
         "SentencePiece unigram": lambda: train_sentencepiece(texts, SIZE),
         "byte-level BPE": lambda: train_bpe(texts, SIZE),
     }
-    wanted = sys.argv[2:] or list(makers)
+    wanted = [name for name in sys.argv[2:] if name in makers] or list(makers)
     stored = sorted(RESULTS.glob("tokenizer-bits-*.json"))
-    rows = json.loads(stored[-1].read_text())["figures"]["rows"] if stored and sys.argv[2:] else {}
+    earlier = json.loads(stored[-1].read_text())["figures"] if stored and sys.argv[2:] else {}
+    rows, trained = earlier.get("rows", {}), earlier["trained_on_bytes"] if per_token else seen
     for name in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = train_model(makers[name](), texts, held_out, seen, Path(folder))
-        print(name, rows[name], flush=True)
-        store("tokenizer-bits", {"trained_on_bytes": seen, "held_out_bytes": num_bytes(held_out), "rows": rows})
+            row = f"{name}, {seen} tokens" if per_token else name
+            rows[row] = train_model(makers[name](), texts, held_out, seen, per_token, Path(folder))
+        print(row, rows[row], flush=True)
+        store("tokenizer-bits", {"trained_on_bytes": trained, "held_out_bytes": num_bytes(held_out), "rows": rows})
 
 
 if __name__ == "__main__":

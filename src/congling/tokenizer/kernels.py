@@ -98,7 +98,7 @@ def _match(count: int, trie: Arrays, plain: int, work: Work) -> None:
     """
     link, scores = trie[0], trie[1]
     codes, _, one, two, three, more, step_two, step_three, step_more, special, alive, nodes, _ = work
-    for n in range(BLOCK):
+    for n in range(count):
         three[n] = scores[0]
     first_plain, before = np.uint64(plain), np.uint64(codes[BEFORE - 1])
     k, kept, limit = _U0, _U0, np.uint64(count)
