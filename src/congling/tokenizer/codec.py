@@ -34,22 +34,20 @@ def encode_documents(
     """
     out = np.empty(offsets[-1] - offsets[0], np.uint32)
     ends = np.zeros(len(offsets), np.int64)
-    tokens, work = trie[2], workspace(trie[1])
-    back = np.empty(longest_document(offsets), np.uint32)
-    at = 0
+    tokens, work, longest = trie[2], workspace(trie[1]), longest_document(offsets)
+    back, path = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+    limit, write = np.uint64(longest), np.uint64(0)
     for d in range(len(offsets) - 1):
-        start, end = offsets[d], offsets[d + 1]
-        j = find_path(data, start, end, trie, plain, alpha, keys[d : d + 1], work, back)
-        place = limit = np.uint64(at + end - start)  # a path has at most as many steps as bytes: it is put at the end
-        j = np.uint64(j)
+        j = np.uint64(find_path(data, offsets[d], offsets[d + 1], trie, plain, alpha, keys[d : d + 1], work, back))
+        place = limit
         while j:
             step = np.uint64(back[j - _U1])
             place -= _U1
-            out[place] = step >> _BITS
+            path[place] = step >> _BITS
             j -= (step & np.uint64(15)) + _U1
-        write, byte = np.uint64(at), start
-        while place < limit:  # and turned into ids from its begin, which never overtakes what is still to be read
-            token = np.int64(tokens[np.uint64(out[place])])
+        byte = offsets[d]
+        while place < limit:
+            token = np.int64(tokens[np.uint64(path[place])])
             place += _U1
             size = token & _BYTE_MASK
             if token > _BYTE_MASK:
@@ -60,9 +58,8 @@ def encode_documents(
                     out[write] = byte_ids[data[i]]
                     write += _U1
             byte += size
-        at = np.int64(write)
-        ends[d + 1] = at
-    return out[:at], ends
+        ends[d + 1] = write
+    return out[: np.int64(write)], ends
 
 
 @njit(cache=True, nogil=True)
