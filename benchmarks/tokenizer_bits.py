@@ -4,7 +4,7 @@ training on equal bytes, with vocabularies of 8,192 ids made from the same 20 MB
 Rows: ours (each way of joining, sampled counting), SentencePiece unigram, Hugging Face byte-level BPE. The two peers
 come from PyPI (`pip install sentencepiece tokenizers`). Usage: python benchmarks/tokenizer_bits.py [million bytes]
 [name …]; rows are stored as they are finished, and those stored earlier stay. With "equal tokens" behind it the number
-is one of million tokens: the same compute in place of the same text.
+is one of million tokens: the same compute in place of the same text. seed=2 begins from other weights.
 """
 
 import json
@@ -39,7 +39,7 @@ OURS = {
 }
 
 
-def train_model(coder, texts, held_out, seen, per_token, folder):
+def train_model(coder, texts, held_out, seen, per_token, seed, folder):
     """Bits per byte on ``held_out`` after ``seen`` tokens or bytes of ``texts``; what it took."""
     for split, part in (("train", texts), ("valid", held_out)):
         with TokenWriter(folder, split, np.uint16) as writer:
@@ -54,12 +54,12 @@ def train_model(coder, texts, held_out, seen, per_token, folder):
         batch_tokens=2048, micro_batch_tokens=2048, lr=3e-3, lr_final=3e-4, warmup_steps=20, muon_step=40,
         valid_every=10**6, sample_every=10**6, valid_tokens=4096, sample_prompts=(), checkpoint_every=10**6,
     )  # fmt: skip
-    model = Transformer(ModelConfig(preset="demo").resolve(SIZE), 1)
-    source = TokenWindows(train, 256, 1, None)
+    model = Transformer(ModelConfig(preset="demo").resolve(SIZE), seed)
+    source = TokenWindows(train, 256, seed, None)
     job = Job(
         model=model, source=source, config=config, checkpoints=Checkpoints(folder / "c", source.fingerprint, 1),
         reporter=Reporter(quiet=True), metrics=Metrics(folder / "metrics.jsonl"), token_bytes=coder.token_bytes,
-        valid=lambda: windows(valid, 256, 4096), sample=lambda prompt: "", label="", seed=1,
+        valid=lambda: windows(valid, 256, 4096), sample=lambda prompt: "", label="", seed=seed,
     )  # fmt: skip
     start = time.perf_counter()
     Trainer(job).run()
@@ -92,15 +92,23 @@ def main():
         "byte-level BPE": lambda: train_bpe(texts, SIZE),
     }
     wanted = [name for name in sys.argv[2:] if name in makers] or list(makers)
-    stored = sorted(RESULTS.glob("tokenizer-bits-*.json"))
-    earlier = json.loads(stored[-1].read_text())["figures"] if stored and sys.argv[2:] else {}
-    rows, trained = earlier.get("rows", {}), earlier["trained_on_bytes"] if per_token else seen
+    seed = next((int(word[5:]) for word in sys.argv if word.startswith("seed=")), 1)
+    rows = {}
     for name in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            row = f"{name}, {seen} tokens" if per_token else name
-            rows[row] = train_model(makers[name](), texts, held_out, seen, per_token, Path(folder))
+            row = name + (f", {seen} tokens" if per_token else "") + (f", seed {seed}" if seed > 1 else "")
+            rows[row] = train_model(makers[name](), texts, held_out, seen, per_token, seed, Path(folder))
         print(row, rows[row], flush=True)
-        store("tokenizer-bits", {"trained_on_bytes": trained, "held_out_bytes": num_bytes(held_out), "rows": rows})
+        stored = sorted(RESULTS.glob("tokenizer-bits-*.json"))  # read now: another process may have added to it
+        earlier = json.loads(stored[-1].read_text())["figures"] if stored and sys.argv[2:] else {}
+        store(
+            "tokenizer-bits",
+            {
+                "trained_on_bytes": earlier.get("trained_on_bytes", seen),
+                "held_out_bytes": num_bytes(held_out),
+                "rows": {**earlier.get("rows", {}), **rows},
+            },
+        )
 
 
 if __name__ == "__main__":

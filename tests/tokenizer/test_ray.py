@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -45,3 +46,21 @@ def test_same_bytes_as_threads_though_a_worker_dies(tmp_path, cluster):
     thread.join()
     assert killed
     assert (tmp_path / "ray" / "vocabulary.txt").read_bytes() == (tmp_path / "local" / "vocabulary.txt").read_bytes()
+
+
+def test_a_damaged_shard_is_one_line(tmp_path, cluster):
+    clean = clean_stage(tmp_path / "clean", sentences(50))
+    file = next(clean.glob("corpus-*.parquet"))
+    raw = bytearray(file.read_bytes())
+    raw[8 : len(raw) // 2] = bytes(len(raw) // 2 - 8)  # the text, not the index at the end
+    file.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"corpus-00000\.parquet: damaged") as caught:
+        train(tmp_path / "ray", clean, executor="ray")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    clean = clean_stage(tmp_path / "clean", sentences(50))
+    with pytest.raises(ValueError, match="Ray is not installed"):
+        train(tmp_path / "ray", clean, executor="ray")

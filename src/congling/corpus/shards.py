@@ -5,7 +5,7 @@ same documents give the same bytes. A shard bears its name only when it is whole
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,16 +116,30 @@ def read_shards(folder: Path, prefix: str, columns: Sequence[str] | None = None)
         yield from read_shard(file, columns)
 
 
-def read_shard(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The documents of one shard; see ``read_shards``."""
+def count_groups(file: Path) -> int:
+    """Row groups of a shard; errors as of ``read_shards``."""
+    with _named(file), pq.ParquetFile(file) as parquet:
+        return int(parquet.num_row_groups)
+
+
+def read_shard(
+    file: Path, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The documents of one shard, or of some of its row groups; see ``read_shards``."""
+    with _named(file), pq.ParquetFile(file) as parquet:
+        names = parquet.schema_arrow.names
+        missing = [c for c in columns or () if c not in names]
+        if missing:
+            raise ValueError(f"{file}: has no column {missing[0]!r}; it has {', '.join(names)}")
+        for group in range(parquet.num_row_groups) if groups is None else groups:
+            yield from parquet.read_row_group(group, columns).to_batches()
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Turns Arrow's complaints into one line that names the file."""
     try:
-        with pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            missing = [c for c in columns or () if c not in names]
-            if missing:
-                raise ValueError(f"{file}: has no column {missing[0]!r}; it has {', '.join(names)}")
-            for group in range(parquet.num_row_groups):
-                yield from parquet.read_row_group(group, columns).to_batches()
+        yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -16,12 +16,12 @@ from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from congling.corpus.documents import text_buffers
-from congling.corpus.shards import read_shard, shard_files
+from congling.corpus.shards import count_groups, read_shard, shard_files
 from congling.reporter import Bar
 from congling.tokenizer.kernels import Bytes
 from congling.tokenizer.trie import Longs, read_only
@@ -71,12 +71,15 @@ class Corpus:
         running: deque[Any] = deque()
 
         def take() -> None:
-            found, size = ray.get(running.popleft())
+            try:
+                found, size = ray.get(running.popleft())
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
             add(found)
             self.bar.advance(size)
 
         for file in self.files:
-            for group in range(pq.ParquetFile(file).metadata.num_row_groups):
+            for group in range(count_groups(file)):
                 running.append(task.remote(kernel, arrays, file, group))
                 if len(running) >= limit:
                     take()
@@ -110,8 +113,7 @@ def start_ray() -> Any:
 
 def _read_and_run(kernel: Kernel, shared: tuple[Any, ...], file: Path, group: int) -> tuple[Any, int]:
     """The task of a Ray worker: a row group; what the kernel found, and bytes of text."""
-    with pq.ParquetFile(file) as parquet:
-        data, offsets = text_buffers(parquet.read_row_group(group, ["text"]).column("text"))
+    data, offsets = text_buffers(pa.chunked_array([b["text"] for b in read_shard(file, ["text"], [group])]))
     return kernel(read_only(data), read_only(offsets), *shared), int(offsets[-1] - offsets[0])
 
 
