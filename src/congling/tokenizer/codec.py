@@ -36,30 +36,27 @@ def encode_documents(
     ends = np.zeros(len(offsets), np.int64)
     tokens, work, longest = trie[2], workspace(trie[1]), longest_document(offsets)
     back, path = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
-    limit, write = np.uint64(longest), np.uint64(0)
+    limit, at = np.uint64(longest), 0
     for d in range(len(offsets) - 1):
         j = np.uint64(find_path(data, offsets[d], offsets[d + 1], trie, plain, alpha, keys[d : d + 1], work, back))
-        place = limit
+        place, byte = limit, offsets[d + 1]
         while j:
             step = np.uint64(back[j - _U1])
-            place -= _U1
-            path[place] = step >> _BITS
             j -= (step & np.uint64(15)) + _U1
-        byte = offsets[d]
-        while place < limit:
-            token = np.int64(tokens[np.uint64(path[place])])
-            place += _U1
-            size = token & _BYTE_MASK
+            token = np.int64(tokens[step >> _BITS])
+            byte -= token & _BYTE_MASK
             if token > _BYTE_MASK:
-                out[write] = token >> BYTE_BITS
-                write += _U1
+                place -= _U1
+                path[place] = token >> BYTE_BITS
             else:
-                for i in range(byte, byte + size):
-                    out[write] = byte_ids[data[i]]
-                    write += _U1
-            byte += size
-        ends[d + 1] = write
-    return out[: np.int64(write)], ends
+                for i in range(byte + token - 1, byte - 1, -1):
+                    place -= _U1
+                    path[place] = byte_ids[data[i]]
+        size = np.int64(limit - place)
+        out[at : at + size] = path[longest - size :]
+        at += size
+        ends[d + 1] = at
+    return out[:at], ends
 
 
 @njit(cache=True, nogil=True)
