@@ -39,14 +39,18 @@ OURS = {
 }
 
 
+def write_tokens(coder, texts, folder, split):
+    with TokenWriter(folder, split, np.uint16) as writer:
+        for text in texts:
+            ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
+            writer.write(ids, np.array([0, len(ids)]))
+    return TokenDataset(folder, split)
+
+
 def train_model(coder, texts, held_out, seen, per_token, seed, folder):
     """Bits per byte on ``held_out`` after ``seen`` tokens or bytes of ``texts``; what it took."""
-    for split, part in (("train", texts), ("valid", held_out)):
-        with TokenWriter(folder, split, np.uint16) as writer:
-            for text in part:
-                ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
-                writer.write(ids, np.array([0, len(ids)]))
-    train, valid = TokenDataset(folder, "train"), TokenDataset(folder, "valid")
+    train = write_tokens(coder, texts, folder, "train")
+    valid = write_tokens(coder, [text for part in held_out.values() for text in part], folder, "valid")
     bytes_per_token = num_bytes(texts) / train.total
     tokens = seen if per_token else int(seen / bytes_per_token)
     config = PretrainConfig(
@@ -64,11 +68,15 @@ def train_model(coder, texts, held_out, seen, per_token, seed, folder):
     start = time.perf_counter()
     Trainer(job).run()
     seconds = time.perf_counter() - start
-    found = measure(model, windows(valid, 256, 10**9), coder.token_bytes, torch.bfloat16)
+    bits = {}
+    for domain, part in {"all": None, **held_out}.items():
+        data = valid if part is None else write_tokens(coder, part, folder, domain)
+        found = measure(model, windows(data, 256, 10**9), coder.token_bytes, torch.bfloat16)
+        bits[domain] = round(found.bits_per_byte, 4)
     return {
-        "bits_per_byte": round(found.bits_per_byte, 4),
+        "bits_per_byte": bits.pop("all"),
+        **bits,
         "bytes_per_token": round(bytes_per_token, 3),
-        "held_out_bytes_per_token": round(num_bytes(held_out) / valid.total, 3),
         "tokens": config.tokens,
         "seconds": round(seconds),
     }
@@ -81,7 +89,7 @@ def main():
     seen = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 3_000_000
     train, held = corpus()
     texts = first_bytes(train, TRAIN_BYTES)
-    held_out = [text for domain in held.values() for text in first_bytes(domain, 80_000)]
+    held_out = {domain: first_bytes(part, 80_000) for domain, part in held.items()}
     per_token = "equal tokens" in sys.argv  # the same compute in place of the same text
     makers = {
         name: lambda o=options: train_ours(texts, TokenizerConfig(vocab_size=SIZE, **o))
@@ -105,7 +113,7 @@ def main():
             "tokenizer-bits",
             {
                 "trained_on_bytes": earlier.get("trained_on_bytes", seen),
-                "held_out_bytes": num_bytes(held_out),
+                "held_out_bytes": sum(map(num_bytes, held_out.values())),
                 "rows": {**earlier.get("rows", {}), **rows},
             },
         )

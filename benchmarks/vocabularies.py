@@ -58,7 +58,8 @@ def train_sentencepiece(texts, size, threads=1):
         start = time.perf_counter()
         sentencepiece.SentencePieceTrainer.train(
             input=str(file), model_prefix=str(Path(name) / "m"), vocab_size=size, model_type="unigram",
-            num_threads=threads, byte_fallback=True, character_coverage=0.9995, split_digits=True,
+            num_threads=threads, byte_fallback=True, split_digits=True,
+            character_coverage=0.9995 if size > 16384 else 0.995,  # more characters than that do not fit
             normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
             max_sentence_length=1 << 20, user_defined_symbols=["\n"], minloglevel=2,
         )  # fmt: skip
