@@ -2,13 +2,14 @@
 of joining, both ways of counting) beside SentencePiece unigram, bytepiece and byte-level BPE.
 
 The peers come from PyPI: `pip install sentencepiece tokenizers bytepiece` (bytepiece builds with Cython, and
-needs pyahocorasick built with AHOCORASICK_BYTES=1). Usage:
-python benchmarks/tokenizer_compression.py [million bytes of training text]
+needs pyahocorasick built with AHOCORASICK_BYTES=1). Usage: python benchmarks/tokenizer_compression.py [million bytes of
+training text] [name …]; with names, other stored rows stay.
 """
 
+import json
 import sys
 
-from common import store
+from common import RESULTS, store
 from congling.tokenizer.config import TokenizerConfig
 from texts import SHARED, corpus, first_bytes, num_bytes
 from vocabularies import train_bpe, train_bytepiece, train_ours, train_sentencepiece
@@ -16,7 +17,7 @@ from vocabularies import train_bpe, train_bytepiece, train_ours, train_sentencep
 SIZE = 65_536
 OURS = {
     "ours": {},
-    "ours, joining words": {"joining": "words"},
+    "ours, joining any": {"joining": "any"},
     "ours, joining han": {"joining": "han"},
     "ours, sampled counting": {"counting": "sample"},
     "ours, pieces of up to 16 characters": {"max_piece_length": 16},
@@ -41,9 +42,11 @@ def main():
         "byte-level BPE": lambda: train_bpe(texts, SIZE),
         "bytepiece": lambda: train_bytepiece(texts, SIZE),
     }
-    rows = {}
-    for name, make in makers.items():
-        coder = make()
+    wanted = [name for name in sys.argv[2:] if name in makers]
+    stored = sorted(RESULTS.glob("tokenizer-compression-*.json"))
+    rows = json.loads(stored[-1].read_text())["figures"]["bytes_per_token"] if stored and wanted else {}
+    for name in wanted or makers:
+        coder = makers[name]()
         tokens = {domain: sum(len(coder.encode(text)) for text in part) for domain, part in held_out.items()}
         rows[name] = {"seconds": round(coder.seconds, 1)} | {d: round(sizes[d] / tokens[d], 3) for d in tokens}
         print(name, rows[name], flush=True)
