@@ -16,9 +16,11 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(scope="module")
 def cluster():
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
+    signal.signal(signal.SIGTERM, before)  # it leaves its own behind
 
 
 @pytest.mark.filterwarnings("ignore")
