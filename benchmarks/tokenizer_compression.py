@@ -18,6 +18,8 @@ SIZE = 65_536
 OURS = {
     "ours": {},
     "ours, joining any": {"joining": "any"},
+    "ours, joining any, up to 16 characters": {"joining": "any", "max_piece_length": 16},
+    "ours, joining any, up to 16, slower": {"joining": "any", "max_piece_length": 16, "shrink": 0.8, "min_count": 2},
     "ours, joining han": {"joining": "han"},
     "ours, sampled counting": {"counting": "sample"},
     "ours, pieces of up to 16 characters": {"max_piece_length": 16},
