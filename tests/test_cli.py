@@ -199,3 +199,32 @@ def test_encode_and_decode_through_the_command_line(congling, raw):
     code, _, error = congling("tokenizer", "decode", "runs/t/tokenizer", "1 x")
     assert code == FAILED
     one_line(error, "whole numbers")
+
+
+def test_a_vocabulary_is_shown_and_exported(congling, raw):
+    assert clean(congling, raw)[0] == OK
+    assert congling("tokenizer", "train", "run.name=t", "vocab_size=400", "min_count=1")[0] == OK
+    code, out, _ = congling("tokenizer", "inspect", "runs/t/tokenizer", "a=b", "月亮")  # a text may look like a key
+    assert code == OK
+    assert "月" in out
+    assert "<0x3D>" in out
+    code, out, _ = congling(
+        "tokenizer",
+        "inspect",
+        "runs/t/tokenizer",
+        "月亮",
+        "page=page.html",
+        f'files=["{next((raw / "corpus").iterdir())}"]',
+    )
+    assert (code, out.strip()) == (OK, "page.html")
+    assert "月亮" in Path("page.html").read_text("utf-8")
+    code, _, error = congling("tokenizer", "inspect", "runs/t/tokenizer", "page=page.html", 'files=["none.txt"]')
+    assert code == FAILED
+    one_line(error, "none.txt")
+    code, _, error = congling("tokenizer", "export", "runs/t/tokenizer", "hf")  # too small to hold ASCII
+    assert code == FAILED
+    one_line(error, "no piece for", "at least 1296 ids")
+    assert not Path("hf").exists()
+    code, _, error = congling("tokenizer", "export", "runs/t/tokenizer", "hf", "format=gguf")
+    assert code == BAD_CONFIG
+    one_line(error, "format", "hf")
