@@ -46,16 +46,17 @@ def slices(texts):
 
 
 def speeds(parts, **functions):
-    """MB a second of processor time for each function, in turn on each part: of the fastest part, and the
+    """MB a second of processor time for each function on all parts in turn: of the fastest part, and the
     median. The first part is a warm-up. (This machine is slower by 40 % for seconds at a time.)"""
     found = {name: [] for name in functions}
-    for part in parts:
-        size, array = num_bytes(part), pa.array(part, pa.large_string())
-        for name, function in functions.items():
+    arrays = [pa.array(part, pa.large_string()) for part in parts]
+    for name, function in functions.items():
+        for part, array in zip(parts, arrays, strict=True):
             given = array if name.startswith("arrow") else part
             start = time.process_time()
             function(given)
-            found[name].append(size / (time.process_time() - start) / 1e6)
+            seconds = time.process_time() - start
+            found[name].append(num_bytes(part) / seconds / 1e6)
     best = {name: round(max(values[1:]), 1) for name, values in found.items()}
     return best, {name: round(median(values[1:]), 1) for name, values in found.items()}
 
