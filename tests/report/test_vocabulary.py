@@ -49,7 +49,8 @@ def read(path):
 
 
 def test_alone(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pypinyin_dict", None)
+    monkeypatch.setitem(sys.modules, "pypinyin_dict.pinyin_data", None)
+    monkeypatch.delitem(sys.modules, "pypinyin_dict.pinyin_data.ktghz2013", raising=False)
     page = read(write_page(tokenizer, None, [], [], tmp_path / "page.html"))
     assert page.count('class="text"') == len(EXAMPLES)
     for shown in (
