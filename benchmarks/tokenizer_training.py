@@ -11,18 +11,14 @@ import multiprocessing
 import re
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from common import RESULTS, store
-from congling import artifact
-from congling.reporter import Reporter
 from congling.tokenizer.config import TokenizerConfig
-from congling.tokenizer.run import run
 from texts import SHARED, corpus, num_bytes
-from vocabularies import train_sentencepiece, write_corpus
+from vocabularies import train_sentencepiece, train_stage, write_corpus
 
 SIZE = 65_536
 
@@ -44,15 +40,9 @@ def ours(folder, options):
     """Seconds of each part of training on the corpus in ``folder``."""
     config = TokenizerConfig(vocab_size=SIZE, **options)
     with tempfile.TemporaryDirectory() as name:
-        start = time.perf_counter()
-        with artifact.stage(Path(name) / "v", "tokenizer", {"tokenizer": config}, {"clean": folder}, 1) as (
-            now,
-            summary,
-        ):
-            summary.update(run(now, Reporter(quiet=True), config))
-        seconds = time.perf_counter() - start
+        seconds, summary = train_stage(folder, Path(name) / "v", config)
         rows = [json.loads(line) for line in (Path(name) / "v" / "metrics.jsonl").read_text().splitlines()]
-    times = [row["time"] for row in rows if row["kind"] == "round"] if rows and "time" in rows[0] else []
+    times = [row["time"] for row in rows if row["kind"] == "round"]
     rounds = {"seconds_of_a_round": round(float(np.median(np.diff(times))), 2)} if len(times) > 2 else {}
     return {"seconds": round(seconds, 1), "rounds": summary["rounds"], "candidates": summary["candidates"], **rounds}
 

@@ -22,8 +22,6 @@ class Coder:
     end_id: int
     token_bytes: np.ndarray  # raw bytes of each id
     seconds: float  # of training
-    raw: Any  # the library's own object
-    summary: dict
 
 
 def write_corpus(texts, folder):
@@ -34,18 +32,20 @@ def write_corpus(texts, folder):
     return folder
 
 
+def train_stage(clean, folder, config):
+    """Runs the tokenizer stage on the corpus in ``clean``; (seconds, its summary)."""
+    start = time.perf_counter()
+    with artifact.stage(folder, "tokenizer", {"tokenizer": config}, {"clean": clean}, 1) as (now, summary):
+        summary.update(run(now, Reporter(quiet=True), config))
+    return time.perf_counter() - start, summary
+
+
 def train_ours(texts, config):
     with tempfile.TemporaryDirectory() as name:
-        clean = write_corpus(texts, Path(name) / "clean")
-        start = time.perf_counter()
-        with artifact.stage(Path(name) / "vocabulary", "tokenizer", {"tokenizer": config}, {"clean": clean}, 1) as (
-            now,
-            summary,
-        ):
-            summary.update(run(now, Reporter(quiet=True), config))
-        seconds = time.perf_counter() - start
-        tokenizer = Tokenizer.load(Path(name) / "vocabulary")
-    return Coder(tokenizer.encode, tokenizer.end_id, tokenizer.token_bytes, seconds, tokenizer, dict(summary))
+        folder = Path(name) / "vocabulary"
+        seconds, _ = train_stage(write_corpus(texts, Path(name) / "clean"), folder, config)
+        tokenizer = Tokenizer.load(folder)
+    return Coder(tokenizer.encode, tokenizer.end_id, tokenizer.token_bytes, seconds)
 
 
 def train_sentencepiece(texts, size, threads=1):
@@ -69,7 +69,7 @@ def train_sentencepiece(texts, size, threads=1):
         1 if model.is_byte(i) else 0 if model.is_control(i) else len(model.id_to_piece(i).replace("▁", " ").encode())
         for i in range(model.vocab_size())
     ]
-    return Coder(model.encode, model.eos_id(), np.array(sizes, np.int32), seconds, model, {})
+    return Coder(model.encode, model.eos_id(), np.array(sizes, np.int32), seconds)
 
 
 def train_bpe(texts, size):
@@ -89,7 +89,7 @@ def train_bpe(texts, size):
     seconds = time.perf_counter() - start
     pieces = sorted(model.get_vocab().items(), key=lambda item: item[1])
     sizes = np.array([0] + [len(piece) for piece, _ in pieces[1:]], np.int32)
-    return Coder(lambda text: model.encode(text).ids, 0, sizes, seconds, model, {})
+    return Coder(lambda text: model.encode(text).ids, 0, sizes, seconds)
 
 
 def train_bytepiece(texts, size):
@@ -105,4 +105,4 @@ def train_bytepiece(texts, size):
         trainer.save(str(Path(name) / "m"))
         model = Library(str(Path(name) / "m"))
     sizes = [len(model.id_to_piece(i)) if i > 2 else 0 for i in range(model.vocab_size)]
-    return Coder(model.encode, 2, np.array(sizes, np.int32), seconds, model, {})
+    return Coder(model.encode, 2, np.array(sizes, np.int32), seconds)
