@@ -68,6 +68,7 @@ def document():
         f"Fuzzing: {fuzz['strings']:,} strings, {fuzz['faults']} faults. A document of 1 GB: {large['seconds']} s, "
         f"{large['peak_gb_of_the_process']} GB.",
     ]
+    parts += [f"*{name}: {remark}*" for name in names for remark in results[name].get("remarks", [])]
     return "\n\n".join(parts)
 
 
@@ -80,12 +81,12 @@ def sentence(chinese):
         return (
             f"切分（种子项目的 65,546 个词，单核）：{laws['arrow_seed']:.0f} MB/秒，SentencePiece 用同样的词 "
             f"{laws['sentencepiece']:.0f} MB/秒。从 {size:.0f} MB 文本学 65,536 的词表：单线程 {mine:.0f} 秒，"
-            f"是 SentencePiece unigram 的 {times:.0f} 倍快。全部数字：[docs/tokenizer.md](docs/tokenizer.md)。"
+            f"是 SentencePiece unigram 的 {times:.0f} 倍快。全部数字和测量时的干扰：[docs/tokenizer.md](docs/tokenizer.md)。"
         )
     return (
         f"Encoding with the seed's 65,546 pieces on one core: {laws['arrow_seed']:.0f} MB/s, SentencePiece with the same "
         f"pieces {laws['sentencepiece']:.0f}. A vocabulary of 65,536 ids from {size:.0f} MB: {mine:.0f} s on one thread, "
-        f"{times:.0f} times as fast as SentencePiece unigram. All figures: [docs/tokenizer.md](docs/tokenizer.md)."
+        f"{times:.0f} times as fast as SentencePiece unigram. All figures, and what disturbed them: [docs/tokenizer.md](docs/tokenizer.md)."
     )
 
 
