@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from congling.corpus.executor import map_tasks
+from congling.corpus.executor import Pool, map_tasks
 
 
 def square(x):
@@ -19,6 +19,11 @@ def fail(limit, x):
     if x >= limit:
         raise ValueError(f"task {x}: too large")
     return x
+
+
+def process_of(x):
+    time.sleep(0.05)
+    return os.getpid()
 
 
 def die(x):
@@ -56,9 +61,16 @@ def test_a_killed_worker_is_an_error():
         list(map_tasks(die, range(2), 2))
 
 
-def test_workers_must_be_positive():
-    with pytest.raises(ValueError, match="workers = 0: must be at least 1"):
-        list(map_tasks(square, [1], 0))
+def test_workers_must_not_be_negative():
+    with pytest.raises(ValueError, match="workers = -1: must be at least 1"):
+        list(map_tasks(square, [1], -1))
+
+
+def test_a_pool_starts_its_processes_once():
+    with Pool(2) as pool:
+        first = set(pool.map(process_of, range(6)))
+        assert first >= set(pool.map(process_of, range(6)))
+        assert os.getpid() not in first
 
 
 def test_workers_leave_when_the_parent_is_killed(tmp_path):

@@ -92,7 +92,7 @@ def test_each_fault_has_its_line(data, fault, line):
 
 
 def test_an_item_without_end_is_not_collected_forever(monkeypatch):
-    monkeypatch.setattr(json_stream, "MAX_ITEM_BYTES", 1000)
+    monkeypatch.setattr(json_stream, "MAX_RECORD_BYTES", 1000)
     blocks = iter([b'[{"text": "'] + [b"x" * 400] * 20 + [b'"},\n{"text": "b"}\n]'])
     found = [item for items in array_items(blocks) for item in items]
     assert all(len(item.raw) <= 1400 for item in found)

@@ -192,6 +192,74 @@ def test_reasons_of_rejects(tmp_path):
     assert [(r.line, r.reason) for r in rejects] == [(3, "bad_json"), (5, "no_text"), (6, "bad_json"), (7, "bad_json")]
 
 
+@pytest.mark.parametrize("kind", ["gz", "zst", "xz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_the_damaged_rest_of_a_file_is_a_reject_where_they_are_wanted(tmp_path, kind, name):
+    lines = [f"{i} {os.urandom(20).hex()}" for i in range(20_000)]
+    rows = [{"text": t} for t in lines]
+    data = {"a.txt": "\n".join(lines), "a.jsonl": as_lines(rows), "a.json": json.dumps(rows)}[name].encode()
+    packed = compress(kind, data)
+    file = write(tmp_path / f"{name}.{kind}", packed[: len(packed) * 2 // 3])
+    rejects = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_BYTES", 4096)
+        found = texts(file, on_reject=rejects.append)
+    assert found == lines[: len(found)]
+    assert len(found) > 100
+    assert "damaged_file" in {r.reason for r in rejects} <= {"damaged_file", "bad_json"}
+    damage = next(r for r in rejects if r.reason == "damaged_file")
+    assert "fetch it again" in damage.detail
+    if name != "a.json":
+        assert damage.line == len(found) + 1
+
+
+def test_a_damaged_parquet_file_is_a_reject_where_they_are_wanted(tmp_path):
+    rejects = []
+    assert texts(write(tmp_path / "a.parquet", b"PAR1 nothing"), on_reject=rejects.append) == []
+    assert [r.reason for r in rejects] == ["damaged_file"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_huge_line_is_one_error_and_the_rest_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(streams, "MAX_RECORD_BYTES", 50_000)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 4096)
+    lines = ["one", "x" * 200_000, "three"]
+    file = write(tmp_path / name, "\n".join(lines) if name == "a.txt" else as_lines([{"text": t} for t in lines]))
+    with pytest.raises(ReadError, match=rf"{name}:2: .*more than 64 MiB without an end"):
+        texts(file)
+    rejects = []
+    assert texts(file, on_reject=rejects.append) == ["one", "three"]
+    assert [(r.line, r.reason) for r in rejects] == [(2, "too_large")]
+    assert len(rejects[0].text) < 70_000
+
+
+def test_nul_bytes_surrogates_and_line_ends(tmp_path):
+    rows = b'{"text": "a\\u0000b"}\r\n{"text": "\\ud83d"}\r\n{"text": "c\x00d"}\r\n{"text": "e"}'
+    rejects = []
+    assert texts(write(tmp_path / "a.jsonl", rows), on_reject=rejects.append) == ["a\0b", "e"]
+    assert [(r.line, r.reason) for r in rejects] == [(2, "bad_json"), (3, "bad_json")]
+    assert "surrogate" in rejects[0].detail
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(UTF8, max_size=12), max_size=15), st.integers(1, 40), st.integers(1, 16))
+def test_the_spans_of_a_file_hold_each_line_once(tmp_path_factory, lines, size, block):
+    folder = tmp_path_factory.mktemp("spans")
+    file = write(folder / "a.jsonl", as_lines([{"text": t} for t in lines]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "BLOCK_BYTES", block)
+        assert [t for span in streams.split_file(file, size) for t in texts(file, span=span)] == lines
+
+
+def test_a_bad_line_in_a_span_is_named_from_the_top_of_the_file(tmp_path):
+    file = write(tmp_path / "a.jsonl", f"{GOOD}\n" * 100 + "{broken\n" + f"{GOOD}\n" * 100)
+    assert streams.split_file(write(tmp_path / "a.jsonl.zst", b"")) == [None]
+    spans = streams.split_file(file, 300)
+    assert len(spans) > 5
+    with pytest.raises(ReadError, match=r"a.jsonl:101: broken JSON"):
+        [texts(file, span=span) for span in spans]
+
+
 def test_a_wrong_key_is_an_error_even_with_rejects(tmp_path):
     file = write(tmp_path / "a.jsonl", as_lines([{"body": "x"}] * 3))
     with pytest.raises(ReadError, match="none of its 3 objects has text under 'text' or 'content'; give text_key"):

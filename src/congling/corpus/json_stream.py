@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-MAX_ITEM_BYTES = 64 << 20  # of one object; more is taken as a missing quote or brace
+from congling.corpus.streams import MAX_RECORD_BYTES
 
 # The scanner's modes: where the next byte stands.
 _BEFORE, _FIRST, _NEXT, _AFTER, _END = 0, 1, 2, 3, 4  # the "[", the first item, an item after ",", a "," or "]", all
@@ -28,10 +28,10 @@ FAULTS = (
     "an item that is not an object",
     "text after the end of the array",
     "the array is cut off in the middle: it has no closing ']'",
-    f"an object without end within {MAX_ITEM_BYTES >> 20} MiB (a missing quote or brace?)",
+    f"more than {MAX_RECORD_BYTES >> 20} MiB without an end (a missing quote, brace or line break?)",
     "not a JSON array",
 )
-_NEWLINE, _SEPARATOR, _NO_OBJECT, _TRAILING, _CUT_OFF, _TOO_LONG, _NO_ARRAY = range(1, 8)
+_NEWLINE, _SEPARATOR, _NO_OBJECT, _TRAILING, _CUT_OFF, TOO_LONG, _NO_ARRAY = range(1, 8)
 _UNEXPECTED = (_NO_ARRAY, _NO_OBJECT, _NO_OBJECT, _SEPARATOR, _TRAILING)  # byte, by mode
 
 
@@ -127,9 +127,9 @@ def array_items(blocks: Iterator[bytes]) -> Iterator[list[Item]]:
         items = [Item(view[start:end], line, fault) for start, end, line, fault in table[:count].tolist()]
         start = int(state[_START])
         rest = data[start:] if start >= 0 else b""
-        if len(rest) > MAX_ITEM_BYTES:
-            items.append(Item(memoryview(rest), int(state[_ITEM_LINE]), int(state[_FAULT]) or _TOO_LONG))
-            state[_MODE], state[_FAULT], state[_ITEM_LINE], rest = _LOST, _TOO_LONG, state[_LINE], b""
+        if len(rest) > MAX_RECORD_BYTES:
+            items.append(Item(memoryview(rest), int(state[_ITEM_LINE]), int(state[_FAULT]) or TOO_LONG))
+            state[_MODE], state[_FAULT], state[_ITEM_LINE], rest = _LOST, TOO_LONG, state[_LINE], b""
         if start >= 0:
             state[_START] = 0
         yield items

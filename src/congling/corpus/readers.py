@@ -15,8 +15,18 @@ from numba import njit
 from numpy.typing import NDArray
 
 from congling.corpus.documents import from_buffers, make_batch
-from congling.corpus.json_stream import FAULTS, Item, array_items
-from congling.corpus.streams import COMPRESSED, Faults, ReadError, Reject, line_blocks, read_blocks
+from congling.corpus.json_stream import FAULTS, TOO_LONG, Item, array_items
+from congling.corpus.streams import (
+    COMPRESSED,
+    DamagedFile,
+    Faults,
+    LongLine,
+    ReadError,
+    Reject,
+    Span,
+    line_blocks,
+    read_blocks,
+)
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".parquet", ".txt")
 TEXT_KEYS = ("text", "content")
@@ -44,6 +54,7 @@ def read_documents(
     encoding: str = "utf-8",
     batch_bytes: int = 4 << 20,
     on_reject: Callable[[Reject], None] | None = None,
+    span: Span = None,
 ) -> Iterator[pa.RecordBatch]:
     """The documents of one file as batches of SCHEMA with about ``batch_bytes`` of input each.
 
@@ -51,19 +62,21 @@ def read_documents(
     object a line), ``.parquet``, ``.txt`` (a document a line, empty lines aside), all but Parquet also ``.gz``
     ``.zst`` ``.xz``. A document's text is the first of ``text_key`` that the object has; its source is the object's
     ``source`` where that is a string, else the file's name; its id is its place in the file, from 0, bad records
-    counted. A bad record raises ReadError with file and line, or goes to ``on_reject`` where one is given.
-    Raises ReadError for damaged files, and when no record of the file has text.
+    counted. ``span``: only these bytes of a file of lines (``split_file``); ids count from its beginning.
+    A bad record, or the damaged rest of a file, raises ReadError with file and line, or goes to ``on_reject`` where one
+    is given. Raises ReadError when no record of the file has text.
     """
     path = Path(path)
-    faults = Faults(path, on_reject)
+    faults = Faults(path, on_reject, span[0] if span else 0)
     form = _form(path)
     if form == ".parquet":
-        yield from _read_parquet(path, text_key, batch_bytes, faults)
-    elif form == ".txt":
-        yield from _read_lines(_gather(line_blocks(read_blocks(path, encoding)), batch_bytes), faults)
+        yield from faults.until_damage(_read_parquet(path, text_key, batch_bytes, faults))
+        return
+    blocks = read_blocks(path, encoding, span)
+    if form == ".txt":
+        yield from _read_lines(_gather(faults.until_damage(line_blocks(blocks)), batch_bytes), faults)
     else:
-        blocks = read_blocks(path, encoding)
-        items, unit = _json_items(path, blocks) if form == ".json" else (_line_items(blocks), "line")
+        items, unit = _json_items(path, blocks, faults) if form == ".json" else (_line_items(blocks, faults), "line")
         yield from _read_objects(items, unit, text_key, batch_bytes, faults)
 
 
@@ -76,9 +89,8 @@ def read_objects(path: str | Path) -> Iterator[dict[str, Any]]:
             for batch in parquet.iter_batches(1024):
                 yield from batch.to_pylist()
         return
-    blocks = read_blocks(path)
-    groups, unit = _json_items(path, blocks) if form == ".json" else (_line_items(blocks), "line")
-    faults = Faults(path)
+    blocks, faults = read_blocks(path), Faults(path)
+    groups, unit = _json_items(path, blocks, faults) if form == ".json" else (_line_items(blocks, faults), "line")
     for id, item in enumerate(itertools.chain.from_iterable(groups)):
         row = _parse(item, id, unit, faults)
         assert row is not None  # a broken one has raised
@@ -139,6 +151,11 @@ def _gather(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
     waiting: list[bytes] = []
     total = 0
     for block in blocks:
+        if isinstance(block, LongLine):
+            yield b"".join(waiting)
+            yield block
+            waiting, total = [], 0
+            continue
         waiting.append(block)
         total += len(block)
         if total >= size:
@@ -154,6 +171,10 @@ def _gather(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
 def _read_lines(blocks: Iterable[bytes], faults: Faults) -> Iterator[pa.RecordBatch]:
     line, id = 1, 0
     for block in blocks:
+        if isinstance(block, LongLine):
+            faults.report(line, id, block, "too_large", FAULTS[TOO_LONG])
+            line, id = line + 1, id + 1
+            continue
         lines = block.count(b"\n")
         text = np.empty(len(block), np.uint8)
         offsets = np.zeros(lines + 2, np.int64)
@@ -210,9 +231,9 @@ def _is_utf8(array: pa.Array) -> bool:
 # -- JSON ----------------------------------------------------------------------------------------------------------
 
 
-def _json_items(path: Path, blocks: Iterator[bytes]) -> tuple[Iterator[list[Item]], str]:
+def _json_items(path: Path, blocks: Iterator[bytes], faults: Faults) -> tuple[Iterator[list[Item]], str]:
     """The items of a ``.json`` file, and what to call their place: an array's items, or an object a line."""
-    head = b""
+    blocks, head = faults.until_damage(blocks), b""
     for block in blocks:
         head += block
         if head.strip():
@@ -220,15 +241,19 @@ def _json_items(path: Path, blocks: Iterator[bytes]) -> tuple[Iterator[list[Item
     whole = itertools.chain([head] if head else [], blocks)
     first = head.lstrip()[:1]
     if first == b"{":
-        return _line_items(whole), "line"
+        return _line_items(whole, faults), "line"
     if first not in (b"[", b""):
         raise ReadError(f"{path}: not JSON: begins with {head.lstrip()[:20].decode('utf-8', 'replace')!r}")
     return array_items(whole), "item"
 
 
-def _line_items(blocks: Iterator[bytes]) -> Iterator[list[Item]]:
+def _line_items(blocks: Iterator[bytes], faults: Faults) -> Iterator[list[Item]]:
     line = 1
-    for block in line_blocks(blocks):
+    for block in faults.until_damage(line_blocks(blocks)):
+        if isinstance(block, LongLine):
+            yield [Item(memoryview(block), line, TOO_LONG)]
+            line += 1
+            continue
         lines = block.split(b"\n")
         yield [Item(memoryview(raw), n, 0) for n, raw in enumerate(lines, line) if raw and not raw.isspace()]
         line += len(lines) - 1
@@ -279,6 +304,9 @@ def _parse(item: Item, id: int, unit: str, faults: Faults) -> dict[str, Any] | N
             detail = "not an object"
         except orjson.JSONDecodeError as error:
             detail = error.msg
+    elif fault == TOO_LONG:
+        faults.report(line, id, bytes(raw[:4096]), "too_large", detail, unit)
+        return None
     try:
         bytes(raw).decode()
     except UnicodeDecodeError as error:
@@ -321,7 +349,7 @@ def _read_parquet(path: Path, keys: Sequence[str], batch_bytes: int, faults: Fau
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ReadError(f"{path}: damaged or cut off ({str(error).splitlines()[0]}); fetch it again") from None
+        raise DamagedFile(f"{path}: damaged or cut off ({str(error).splitlines()[0]}); fetch it again") from None
 
 
 def _parquet_batch(batch: pa.RecordBatch, key: str, id: int, faults: Faults) -> pa.RecordBatch:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -21,6 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from congling.corpus.documents import text_buffers
+from congling.corpus.executor import map_tasks, start_ray
 from congling.corpus.shards import count_groups, read_shard, shard_files
 from congling.reporter import Bar
 from congling.tokenizer.kernels import Bytes
@@ -29,7 +31,6 @@ from congling.tokenizer.trie import Longs, read_only
 Batch = tuple[Bytes, Longs]  # text of N documents: data, offsets [N + 1]; both read-only
 T = TypeVar("T")
 Kernel = Callable[..., Any]  # (data, offsets, *shared) → what it found
-_RAY_TASKS_A_CPU = 2  # under way at a time
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,11 @@ class Corpus:
             self.bar.advance(size)
 
     def _run_ray(self, kernel: Kernel, shared: tuple[Any, ...], add: Callable[[Any], None]) -> None:
-        ray = start_ray()
-        task = ray.remote(max_retries=3)(_read_and_run)
-        arrays = ray.put(shared)  # once a node, not once a task
-        limit = max(4, int(_RAY_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1)))
-        running: deque[Any] = deque()
-
-        def take() -> None:
-            try:
-                found, size = ray.get(running.popleft())
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+        arrays = start_ray().put(shared)  # once a node, not once a task
+        tasks = ((file, group) for file in self.files for group in range(count_groups(file)))
+        for found, size in map_tasks(partial(_read_and_run, kernel, arrays), tasks, 1, "ray"):
             add(found)
             self.bar.advance(size)
-
-        for file in self.files:
-            for group in range(count_groups(file)):
-                running.append(task.remote(kernel, arrays, file, group))
-                if len(running) >= limit:
-                    take()
-        while running:
-            take()
 
 
 def map_batches(function: Callable[[Bytes, Longs], T], batches: Iterable[Batch], threads: int) -> Iterator[T]:
@@ -99,20 +84,10 @@ def map_batches(function: Callable[[Bytes, Longs], T], batches: Iterable[Batch],
             yield running.popleft().result()
 
 
-def start_ray() -> Any:
-    """The library, connected: to the cluster that RAY_ADDRESS names, else to one on this machine. ValueError without
-    it."""
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("executor = ray: Ray is not installed; pip install 'congling[ray]', or take local") from None
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-    return ray
-
-
-def _read_and_run(kernel: Kernel, shared: tuple[Any, ...], file: Path, group: int) -> tuple[Any, int]:
-    """The task of a Ray worker: a row group; what the kernel found, and bytes of text."""
+def _read_and_run(kernel: Kernel, arrays: Any, where: tuple[Path, int]) -> tuple[Any, int]:
+    """The task of a Ray worker: a row group; what the kernel found, and bytes of text. ``arrays``: a reference."""
+    file, group = where
+    shared = start_ray().get(arrays)
     data, offsets = text_buffers(pa.chunked_array([b["text"] for b in read_shard(file, ["text"], [group])]))
     return kernel(read_only(data), read_only(offsets), *shared), int(offsets[-1] - offsets[0])
 
