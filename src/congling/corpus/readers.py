@@ -1,21 +1,20 @@
 """Reads raw files of documents: JSON arrays, JSON lines, Parquet and plain text, also compressed, in bounded memory."""
 
 import glob
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
 from congling.corpus.documents import from_buffers, make_batch
-from congling.corpus.json_stream import FAULTS, TOO_LONG, Item, array_items
+from congling.corpus.json_records import either, json_items, line_items, parse, read_rows
+from congling.corpus.json_stream import FAULTS, TOO_LONG
 from congling.corpus.streams import (
     COMPRESSED,
     DamagedFile,
@@ -76,8 +75,8 @@ def read_documents(
     if form == ".txt":
         yield from _read_lines(_gather(faults.until_damage(line_blocks(blocks)), batch_bytes), faults)
     else:
-        items, unit = _json_items(path, blocks, faults) if form == ".json" else (_line_items(blocks, faults), "line")
-        yield from _read_objects(items, unit, text_key, batch_bytes, faults)
+        items, unit = json_items(path, blocks, faults) if form == ".json" else (line_items(blocks, faults), "line")
+        yield from read_rows(items, unit, text_key, batch_bytes, faults)
 
 
 def read_objects(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -90,9 +89,9 @@ def read_objects(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
         return
     blocks, faults = read_blocks(path), Faults(path)
-    groups, unit = _json_items(path, blocks, faults) if form == ".json" else (_line_items(blocks, faults), "line")
-    for id, item in enumerate(itertools.chain.from_iterable(groups)):
-        row = _parse(item, id, unit, faults)
+    groups, unit = json_items(path, blocks, faults) if form == ".json" else (line_items(blocks, faults), "line")
+    for id, item in enumerate(item for group in groups for item in group.items()):
+        row = parse(item, id, unit, faults)
         assert row is not None  # a broken one has raised
         yield row
 
@@ -228,105 +227,6 @@ def _is_utf8(array: pa.Array) -> bool:
     return True
 
 
-# -- JSON ----------------------------------------------------------------------------------------------------------
-
-
-def _json_items(path: Path, blocks: Iterator[bytes], faults: Faults) -> tuple[Iterator[list[Item]], str]:
-    """The items of a ``.json`` file, and what to call their place: an array's items, or an object a line."""
-    blocks, head = faults.until_damage(blocks), b""
-    for block in blocks:
-        head += block
-        if head.strip():
-            break
-    whole = itertools.chain([head] if head else [], blocks)
-    first = head.lstrip()[:1]
-    if first == b"{":
-        return _line_items(whole, faults), "line"
-    if first not in (b"[", b""):
-        raise ReadError(f"{path}: not JSON: begins with {head.lstrip()[:20].decode('utf-8', 'replace')!r}")
-    return array_items(whole), "item"
-
-
-def _line_items(blocks: Iterator[bytes], faults: Faults) -> Iterator[list[Item]]:
-    line = 1
-    for block in faults.until_damage(line_blocks(blocks)):
-        if isinstance(block, LongLine):
-            yield [Item(memoryview(block), line, TOO_LONG)]
-            line += 1
-            continue
-        lines = block.split(b"\n")
-        yield [Item(memoryview(raw), n, 0) for n, raw in enumerate(lines, line) if raw and not raw.isspace()]
-        line += len(lines) - 1
-
-
-def _read_objects(
-    groups: Iterable[list[Item]], unit: str, keys: Sequence[str], batch_bytes: int, faults: Faults
-) -> Iterator[pa.RecordBatch]:
-    texts: list[str] = []
-    sources: list[str] = []
-    ids: list[int] = []
-    size = id = found = without_text = 0
-    name = faults.path.name
-    for group in groups:
-        for item in group:
-            row = _parse(item, id, unit, faults)
-            if row is not None:
-                text = next((row[key] for key in keys if key in row), None)
-                if isinstance(text, str):
-                    source = row.get("source")
-                    texts.append(text)
-                    sources.append(source if isinstance(source, str) else name)
-                    ids.append(id)
-                    size += len(item.raw)
-                    found += 1
-                else:
-                    without_text += 1
-                    faults.report(item.line, id, bytes(item.raw), "no_text", _no_text(row, keys), unit)
-            id += 1
-        if size >= batch_bytes:
-            yield make_batch(texts, sources, ids)
-            texts, sources, ids, size = [], [], [], 0
-    if texts:
-        yield make_batch(texts, sources, ids)
-    if without_text and not found:
-        raise ReadError(f"{faults.path}: none of its {id} objects has text under {_either(keys)}; give text_key=…")
-
-
-def _parse(item: Item, id: int, unit: str, faults: Faults) -> dict[str, Any] | None:
-    """The object, or None when it is broken (and reported)."""
-    raw, line, fault = item
-    detail = FAULTS[fault]
-    if not fault:
-        try:
-            row = orjson.loads(raw)
-            if isinstance(row, dict):
-                return row
-            detail = "not an object"
-        except orjson.JSONDecodeError as error:
-            detail = error.msg
-    elif fault == TOO_LONG:
-        faults.report(line, id, bytes(raw[:4096]), "too_large", detail, unit)
-        return None
-    try:
-        bytes(raw).decode()
-    except UnicodeDecodeError as error:
-        faults.report(line, id, bytes(raw), "bad_encoding", f"not UTF-8 at byte {error.start} of the {unit}", unit)
-        return None
-    faults.report(line, id, bytes(raw), "bad_json", f"broken JSON ({detail}); mend or delete the {unit}", unit)
-    return None
-
-
-def _no_text(row: dict[str, Any], keys: Sequence[str]) -> str:
-    present = [key for key in keys if key in row]
-    if present:
-        return f"{present[0]!r} is not text but {type(row[present[0]]).__name__}"
-    return f"no text under {_either(keys)} (it has {', '.join(row) or 'nothing'}); give text_key=…"
-
-
-def _either(keys: Sequence[str]) -> str:
-    return " or ".join(repr(key) for key in keys)
-
-
 # -- Parquet -------------------------------------------------------------------------------------------------------
 
 
@@ -336,9 +236,7 @@ def _read_parquet(path: Path, keys: Sequence[str], batch_bytes: int, faults: Fau
             schema, meta = parquet.schema_arrow, parquet.metadata
             key = next((k for k in keys if k in schema.names), None)
             if key is None:
-                raise ReadError(
-                    f"{path}: no column {_either(keys)} (it has {', '.join(schema.names)}); give text_key=…"
-                )
+                raise ReadError(f"{path}: no column {either(keys)} (it has {', '.join(schema.names)}); give text_key=…")
             columns = [key, "source"] if "source" in schema.names and key != "source" else [key]
             size = sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
             rows = max(1, meta.num_rows * batch_bytes // max(size, 1))
