@@ -55,13 +55,38 @@ def _stage(name: str) -> Callable[[Call], None]:
     return run
 
 
+def _clean(call: Call) -> None:
+    folder = pipeline.stage_folder(call.recipe, "clean")
+    if call.words:
+        if call.words[0] != "explain" or len(call.words) != 2 or not call.words[1].isdecimal():
+            raise config.ConfigError(f"congling clean {' '.join(call.words)}: write congling clean explain DOCUMENT_ID")
+        from congling.clean.explain import explain
+
+        for step, text in explain(folder, int(call.words[1])):
+            print(f"{step:16} {text}")
+        return
+    pipeline.run_stage(call.recipe, "clean", call.reporter)
+    from congling.report.cleaning import write_page
+
+    print(f"{folder}\nReport: {write_page(folder)}")
+
+
+def _label(call: Call) -> None:
+    from congling.clean.quality.page import run_label
+
+    run_label(Path(call.words[0]), call.recipe.label, call.reporter)
+
+
 def _run(call: Call) -> None:
     manifests = pipeline.run_all(call.recipe, call.reporter)
     run_folder = Path(call.recipe.run.dir) / call.recipe.run.name
     if not any(run_folder.glob("*/manifest.json")):
         return  # only fetched
+    from congling.report.cleaning import write_page
     from congling.report.run import run as write_report
 
+    if (run_folder / "clean" / "evidence").exists():
+        write_page(run_folder / "clean")
     page = write_report(run_folder, call.reporter)
     print(f"\nReport: {page}")
     for sample in manifests.get("evaluate", {}).get("summary", {}).get("samples", [])[:3]:
@@ -146,7 +171,14 @@ def _report(call: Call) -> None:
 COMMANDS = (
     Command("run", "The whole life of a model, or a part of it; resumable.", _run, sections=("run",), trains=True),
     Command("fetch", "A data set by name: demo, poetry, wudao, … or any owner/name.", _fetch, ("[NAME]",), ("fetch",)),
-    Command("clean", "Raw files → corpus, and rejects with their reasons.", _stage("clean"), sections=("clean",)),
+    Command(
+        "clean",
+        "Raw files → corpus, and rejects with their reasons; or what happened to one document.",
+        _clean,
+        ("[explain]", "[ID]"),
+        ("clean",),
+    ),
+    Command("label", "A page on which people say what a good document is.", _label, ("CORPUS",), ("label",)),
     Command("tokenizer train", "Corpus → vocabulary.", _stage("tokenizer"), sections=("tokenizer",)),
     Command("tokenizer encode", "Text (words, or lines of standard input) → ids.", _encode, ("VOCABULARY", "TEXT…")),
     Command("tokenizer decode", "Ids (words, or lines of standard input) → text.", _decode, ("VOCABULARY", "IDS…")),

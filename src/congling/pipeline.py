@@ -27,11 +27,19 @@ class StageSpec:
     inputs: tuple[str, ...]  # stages it always reads
     user_files: str | None = None  # section.field of files that the user may give in place of the fetched ones
     keep_old: bool = False  # a finished result with another key is set aside
+    side_files: tuple[str, ...] = ()  # section.field of files or folders that shape the result beside the input
 
 
 STAGES = (
     StageSpec("fetch", "congling.corpus.fetch.run:run", ("fetch",), ()),
-    StageSpec("clean", "congling.clean.run:run", ("clean",), (), "clean.input"),
+    StageSpec(
+        "clean",
+        "congling.clean.run:run",
+        ("clean",),
+        (),
+        "clean.input",
+        side_files=("clean.lexicon", "clean.advert_list", "clean.labels", "clean.decontaminate", "clean.teacher"),
+    ),
     StageSpec("tokenizer", "congling.tokenizer.run:run", ("tokenizer",), ("clean",)),
     StageSpec("tokenize", "congling.tokenizer.tokenize:run", ("tokenize",), ("clean", "tokenizer")),
     StageSpec("pretrain", "congling.pretrain.run:run", ("model", "pretrain"), ("tokenize",), keep_old=True),
@@ -57,7 +65,7 @@ def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
     sections: dict[str, Config] = {s: getattr(recipe, s) for s in spec.sections}
     raw = _user_files(recipe, spec)
     inputs = {i: stage_folder(recipe, i) for i in spec.inputs}
-    if spec.user_files and not raw:
+    if spec.user_files and "files" not in raw:
         inputs["fetch"] = stage_folder(recipe, "fetch")
     seed = 0 if name == "fetch" else recipe.run.seed
     with artifact.stage(folder, name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (stage, summary):
@@ -95,18 +103,34 @@ def _needs_fetch(recipe: Recipe, wanted: Sequence[str]) -> bool:
 def _given_paths(recipe: Recipe, spec: StageSpec) -> tuple[str, ...]:
     if spec.user_files is None:
         return ()
-    section, _, key = spec.user_files.partition(".")
-    paths: tuple[str, ...] = getattr(getattr(recipe, section), key)
+    paths: tuple[str, ...] = _field(recipe, spec.user_files)
     return paths
 
 
-def _user_files(recipe: Recipe, spec: StageSpec) -> dict[str, list[Path]]:
-    paths = _given_paths(recipe, spec)
-    if not paths:
-        return {}
-    from congling.corpus.readers import find_files
+def _field(recipe: Recipe, key: str) -> Any:
+    section, _, field = key.partition(".")
+    return getattr(getattr(recipe, section), field)
 
-    return {"files": find_files(paths)}
+
+def _user_files(recipe: Recipe, spec: StageSpec) -> dict[str, list[Path]]:
+    raw = {key: files for key in spec.side_files if (files := _side_files(recipe, key))}
+    paths = _given_paths(recipe, spec)
+    if paths:
+        from congling.corpus.readers import find_files
+
+        raw["files"] = find_files(paths)
+    return raw
+
+
+def _side_files(recipe: Recipe, key: str) -> list[Path]:
+    """What a key names, folders to any depth; an edited file makes its stage run again."""
+    value = _field(recipe, key)
+    found: list[Path] = []
+    for path in map(Path, [value] if isinstance(value, str) and value else value):
+        if not path.exists():
+            raise ValueError(f"{key}: {path}: no such file or folder")
+        found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return found
 
 
 def _function(spec: StageSpec) -> Any:

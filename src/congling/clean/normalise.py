@@ -1,6 +1,7 @@
 """Normalisation: one way to write what looks or means the same, so that rules and duplicates see text, not noise.
 
-A kernel rewrites every document in one walk over its bytes; in the order of precedence, a character is
+HTML remains go first (``markup.py``). A kernel then rewrites every document in one walk over its bytes; in the order of
+precedence, a character is
 
 * dropped when it is a control character (C0 but tab and newline, DEL, C1), invisible (zero-width, byte order mark, soft
   hyphen, direction marks, U+FFFC) or garbled (U+FFFD, private use, noncharacters; counted for the rule ``garbled``);
@@ -12,42 +13,40 @@ A kernel rewrites every document in one walk over its bytes; in the order of pre
 * ASCII, when it is a full-width letter or digit. Full-width punctuation stays;
 * dropped as a repetition: at most 3 of ``！？。，~`` and the like in a row, 2 of ``…``, 8 of ``.-=*_#—`` and the like.
 
-Only documents in which the kernel saw ``&…;``, ``<…>`` or a character that NFC may change go through Python
-(``_mend``), and through the kernel again, until nothing changes: ``normalise`` of the result is the result.
+On its way the kernel marks the few documents that need more. It is done to those alone, and the kernel run again, until
+nothing changes any more, so that ``normalise`` of the result is the result: HTML that came out of entities, mojibake
+(``mojibake.py``), NFC and, of NFKC, what is safe (``characters.compatible``), broken line wraps (``wraps.py``) and, in
+documents of which 4 % are traditional characters (in Big5, not in GB2312), OpenCC's conversion t2s, which knows words;
+traditional quotations within a simplified text stay.
 
-Not followed: NFKC (it would turn ，：！ into ASCII and ① into 1); page structure in HTML (tags go, boilerplate stays; a
-``>`` within an attribute ends its tag; escaped tags go as well); joiners that emoji sequences, Arabic and Indic scripts
-need are dropped; mending mojibake; spaces between Chinese characters; traditional to simplified characters.
+Not followed: the rest of NFKC (it would turn ，：！ into ASCII and ① into 1); joiners that emoji sequences, Arabic and
+Indic scripts need are dropped; spaces between Chinese characters.
 """
 
-import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import unescape
-from html.entities import html5
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from congling.clean.characters import normalise_table
-from congling.clean.rewrite import HTML, NFC, rewrite
+from congling.clean.characters import compatible, normalise_table
+from congling.clean.config import CleanConfig
+from congling.clean.markup import strip_markup
+from congling.clean.mojibake import repair
+from congling.clean.rewrite import HTML, MOJIBAKE, TRADITIONAL, UNICODE, WRAPS, rewrite
+from congling.clean.wraps import unwrap
 from congling.corpus.documents import from_buffers, text_buffers
 
 # What was changed in a document: bit k of its mask is CHANGES[k].
 CHANGES: tuple[str, ...] = ("control", "invisible", "garbled", "newlines", "spaces", "blank_lines", "fullwidth")
-CHANGES += ("punctuation", "html", "unicode")
-_ROUNDS = 8  # of mending; text that has not settled then is nested beyond use and counts as garbled
+CHANGES += ("punctuation", "html", "unicode", "mojibake", "traditional", "wraps")
+_ROUNDS = 16  # of mending; text that has not settled then is nested beyond use and counts as garbled
 
-_ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_TAG = re.compile(r"<(!--|/?([A-Za-z][A-Za-z0-9]*)(?:[\s/][^<>]*)?>|![A-Za-z][^<>]*>)")
-_BREAKING = "address article aside blockquote br center dd div dl dt fieldset figure footer form h1 h2 h3 h4 h5 h6"
-_BREAKING += " head header hr html li main nav ol option p pre section table tbody thead title tr ul"
-_INLINE = "a abbr acronym b base big body button cite code col colgroup del em embed figcaption font i iframe img input"
-_INLINE += " ins label link map area mark meta noscript object param q s samp script select small source span strike"
-_INLINE += " strong style sub sup svg td textarea th tt u var video audio wbr"
-_HIDDEN = ("script", "style")  # elements whose content is no text
-_TAGS = dict.fromkeys(_INLINE.split(), "") | dict.fromkeys(_BREAKING.split(), "\n") | {"td": " ", "th": " "}
+Bits = NDArray[np.uint16]
+Step = Callable[[pa.LargeStringArray], tuple[pa.LargeStringArray, NDArray[np.bool_]]]  # (texts, which changed)
 
 
 @dataclass(frozen=True)
@@ -55,85 +54,119 @@ class Normalised:
     """A normalised batch of N documents."""
 
     text: pa.LargeStringArray  # [N]
-    changes: NDArray[np.uint16]  # [N], bits of CHANGES
+    changes: Bits  # [N], bits of CHANGES
     garbled: NDArray[np.int64]  # [N], characters dropped as garbled
-    characters: NDArray[np.int64]  # [N], characters of the text as read, white space not counted
+    characters: NDArray[np.int64]  # [N], characters of the text as read; white space, tags and entities not counted
+    mojibake: NDArray[np.int64]  # [N], characters of mojibake that could not be repaired
 
 
-def normalise(text: pa.Array, *, html: bool = True, fullwidth: bool = True) -> Normalised:
+def normalise(text: pa.Array, config: CleanConfig) -> Normalised:
     """Normalises a batch of strings; see the module for what is done."""
-    clean, changes, needs, counts = _rewrite(text, fullwidth)
-    allowed = np.uint16(NFC | (HTML if html else 0))
-    needs &= allowed
-    dirty = np.flatnonzero(needs)
-    texts = {int(i): clean[int(i)].as_py() for i in dirty}
-    pending = list(texts)
+    before, tags = strip_markup(text) if config.html else (text, np.zeros(len(text), np.bool_))
+    clean, changes, needs, counts = _rewrite(before, config)
+    changes[tags] |= HTML
+    versions, newest = [clean], np.arange(len(clean))  # newest: where the newest text of a document is in versions
+    mojibake = np.zeros(len(clean), np.int64)
+    pending = np.flatnonzero(needs)
     for _ in range(_ROUNDS):
-        pending = [i for i in pending if _mend_in_place(texts, changes, i, int(needs[i]))]
-        if not pending:
+        if not len(pending):
             break
-        again, more, need, _counts = _rewrite(pa.array([texts[i] for i in pending], pa.large_string()), fullwidth)
-        texts.update(zip(pending, again.to_pylist(), strict=True))
-        changes[pending] |= more
-        needs[pending] = need & allowed
+        rows = np.flatnonzero(needs)
+        mended, done, mojibake[pending] = _mend(_take(clean, rows), _take(before, rows), needs[rows])
+        pending = pending[done != 0]
+        before = _take(mended, np.flatnonzero(done))
+        clean, more, needs, again = _rewrite(before, config)
+        changes[pending] |= more | done[done != 0]
+        counts[pending, 0] = np.where(done[done != 0] & MOJIBAKE, again[:, 0], counts[pending, 0])
+        newest[pending] = sum(map(len, versions)) + np.arange(len(clean))
+        versions.append(clean)
+        pending = pending[needs != 0]
     counts[pending, 0] = counts[pending, 1]
-    if texts:
-        where = np.arange(len(clean))
-        where[dirty] = len(clean) + np.arange(len(texts))
-        clean = pa.concat_arrays([clean, pa.array(texts.values(), pa.large_string())]).take(pa.array(where))
-    return Normalised(clean, changes, counts[:, 0], counts[:, 1])
+    clean = _take(pa.concat_arrays(versions), newest) if len(versions) > 1 else clean
+    return Normalised(clean, changes, counts[:, 0], counts[:, 1], mojibake)
 
 
-def _mend_in_place(texts: dict[int, str], changes: NDArray[np.uint16], i: int, needs: int) -> bool:
-    """Mends document ``i``; False when that changed nothing, and it is done."""
-    texts[i], done = _mend(texts[i], needs)
-    changes[i] |= done
-    return done != 0
+def _mend(
+    text: pa.LargeStringArray, before: pa.LargeStringArray, needs: Bits
+) -> tuple[pa.LargeStringArray, Bits, NDArray[np.int64]]:
+    """The documents with what they need done, bits of what changed, and the characters of mojibake left.
+
+    Mojibake is repaired as it was before the kernel dropped the control characters that are part of it.
+    """
+    done, left = np.zeros(len(text), np.uint16), np.zeros(len(text), np.int64)
+    repaired: dict[int, str] = {}
+    for i in map(int, np.flatnonzero(needs & MOJIBAKE)):
+        for version in (before[i].as_py(), text[i].as_py()):
+            again, left[i] = repair(version)
+            if again != version:
+                repaired[i] = again
+                break
+    if repaired:
+        rows = np.array(list(repaired))
+        text = _put(text, rows, pa.array(repaired.values(), pa.large_string()))
+        done[rows] = MOJIBAKE
+        needs = np.where(done, 0, needs)  # the rest when the kernel has seen the new text
+    steps: tuple[tuple[int, Step], ...] = (
+        (HTML, strip_markup),
+        (UNICODE, _by_text(_compose)),
+        (TRADITIONAL, _by_text(_simplify)),
+        (WRAPS, unwrap),
+    )
+    for bit, step in steps:
+        rows = np.flatnonzero(needs & bit)
+        if len(rows):
+            new, changed = step(_take(text, rows))
+            if changed.any():
+                text = _put(text, rows[changed], _take(new, np.flatnonzero(changed)))
+                done[rows[changed]] |= bit
+    return text, done, left
 
 
-def _mend(text: str, needs: int) -> tuple[str, int]:
-    """HTML remains and NFC, as far as ``needs`` asks for them; (text, bits of CHANGES)."""
-    done = 0
-    if needs & HTML:
-        plain = _ENTITY.sub(_decode_entity, _remove_tags(text))
-        done, text = (HTML, plain) if plain != text else (0, text)
-    if needs & NFC:
-        composed = unicodedata.normalize("NFC", text)
-        done, text = (done | NFC, composed) if composed != text else (done, text)
-    return text, done
+def _by_text(function: Callable[[list[str]], list[str]]) -> Step:
+    def step(texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
+        old = texts.to_pylist()
+        new = function(old)
+        return pa.array(new, pa.large_string()), np.array([a != b for a, b in zip(old, new, strict=True)], np.bool_)
+
+    return step
 
 
-def _decode_entity(match: re.Match[str]) -> str:
-    name = match[1]
-    return unescape(match[0]) if name[0] == "#" else html5.get(name + ";", match[0])
+def _compose(texts: list[str]) -> list[str]:
+    return [unicodedata.normalize("NFC", text.translate(compatible())) for text in texts]
 
 
-def _remove_tags(text: str) -> str:
-    """Drops comments, scripts, styles and known tags in one walk; unknown tags (``<T>``, ``<篇名>``) are text."""
-    pieces: list[str] = []
-    start, unclosed = 0, set[str]()
-    for match in _TAG.finditer(text):
-        name = (match[2] or "").lower()
-        if match.start() < start or (match[1][0] != "!" and name not in _TAGS):
-            continue
-        closing = "-->" if match[1] == "!--" else f"</{match[2]}" if match[1].lower().startswith(_HIDDEN) else ""
-        end = text.find(closing, match.end()) if closing and closing not in unclosed else -1
-        if closing and end < 0:
-            unclosed.add(closing)
-            if closing == "-->":
-                continue
-        pieces += (text[start : match.start()], _TAGS.get(name, ""))
-        start = match.end() if end < 0 else end + 3 if closing == "-->" else end
-    return "".join([*pieces, text[start:]])
+def _simplify(texts: list[str]) -> list[str]:
+    return _converter()("\0".join(texts)).split("\0")  # normalised text has no NUL; one call for all is quicker
 
 
-def _rewrite(
-    text: pa.Array, fullwidth: bool
-) -> tuple[pa.LargeStringArray, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+@cache
+def _converter() -> Callable[[str], str]:
+    from opencc import OpenCC  # only corpora with traditional characters need it
+
+    convert: Callable[[str], str] = OpenCC("t2s").convert
+    return convert
+
+
+def _take(texts: pa.LargeStringArray, rows: NDArray[np.int64]) -> pa.LargeStringArray:
+    return texts if len(rows) == len(texts) and (rows == np.arange(len(rows))).all() else texts.take(pa.array(rows))
+
+
+def _put(texts: pa.LargeStringArray, rows: NDArray[np.int64], new: pa.LargeStringArray) -> pa.LargeStringArray:
+    """The texts with those of ``rows`` replaced."""
+    where = np.arange(len(texts))
+    where[rows] = len(texts) + np.arange(len(new))
+    return _take(pa.concat_arrays([texts, new]), where)
+
+
+def _rewrite(text: pa.Array, config: CleanConfig) -> tuple[pa.LargeStringArray, Bits, Bits, NDArray[np.int64]]:
+    """(texts, changes, what ``config`` allows of the needs, counts) of the kernel ``rewrite``."""
     data, offsets = text_buffers(text)
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
     ends = np.zeros(len(offsets), np.int64)
     changes, needs = np.zeros((2, len(text)), np.uint16)
     counts = np.zeros((len(text), 2), np.int64)
-    rewrite(data, offsets, normalise_table(), fullwidth, out, ends, changes, needs, counts)
+    rewrite(data, offsets, normalise_table(), config.fullwidth, out, ends, changes, needs, counts)
+    options: tuple[tuple[int, bool], ...] = ((HTML, config.html), (MOJIBAKE, config.mojibake), (WRAPS, config.unwrap))
+    options += ((UNICODE, True), (TRADITIONAL, config.traditional == "simplify"))
+    needs &= np.uint16(sum(bit for bit, wanted in options if wanted))
     return from_buffers(out[: ends[-1]], ends), changes, needs, counts

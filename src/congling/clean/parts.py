@@ -1,12 +1,16 @@
-"""Pass 1: one input file becomes one part, ``parts/00000.parquet``.
+"""Pass 1: an input file (or a span of a large one) becomes parts, ``parts/00000-000.parquet`` and its side files.
 
-A part holds every document of the file: those that stay normalised and with their fingerprint, the others with their
-reason. It bears its name only when it is whole, so that a killed run goes on with the files that have none.
+A part holds every document of its stretch of input, in order: text as normalised and masked, source, and what the
+reader said of it; beside it a row of figures a document (``.rows.npy``), what the rules measured (``.measures.npy``),
+histograms of that, and fingerprints. The Parquet file bears its name only when all is whole, so that a killed run goes
+on behind the last part.
 """
 
 import json
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,153 +18,252 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
-from congling.artifact import atomic_open
+from congling.artifact import atomic_open, atomic_write
 from congling.clean.config import CleanConfig
-from congling.clean.minhash import PERMUTATIONS, Fingerprints, fingerprint
+from congling.clean.duplicates.fingerprint import Fingerprints, fingerprint, save_fingerprints
+from congling.clean.lexicon import count_words, read_words
 from congling.clean.normalise import CHANGES, normalise
-from congling.clean.rules import judge
+from congling.clean.privacy import KINDS, mask
+from congling.clean.rules import FIRST_RULE, REASONS, RULES, fixed_limits, format_number, histogram, judge, measures
 from congling.clean.statistics import measure
-from congling.corpus.documents import SCHEMA
+from congling.corpus.documents import make_batch
 from congling.corpus.readers import read_documents
-from congling.corpus.streams import Reject
+from congling.corpus.streams import Reject, Span
 
-REJECTS = pa.schema([*SCHEMA, ("reason", pa.string()), ("detail", pa.string())])  # reason "": the document stays
-_HASHES = ("hash0", "hash1", "hash2")
-_FINGERPRINT = pa.schema(
-    [
-        ("characters", pa.int64()),
-        *((name, pa.uint64()) for name in _HASHES),
-        ("signed", pa.bool_()),
-        ("signature", pa.binary(PERMUTATIONS)),
-    ]
-)
-_PART = pa.schema([*REJECTS, *_FINGERPRINT])
-_META = b"congling"
+STAYS = -1  # in place of an index into REASONS
+PART_BYTES = 128 << 20  # of text
+BATCH_BYTES = 4 << 20  # of input
+ROW = np.dtype([("reason", np.int16), ("changes", np.uint16), ("bytes", np.int64)])  # bytes: of the text as read
+_TEXT = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("detail", pa.string())])
+_UNIT = tuple[pa.RecordBatch, list[Reject]]  # a batch of the reader, and what it could not read on the way
 
 
 @dataclass(frozen=True)
-class FileTask:
-    """An input file and the part it becomes."""
+class ReadTask:
+    """A file, or a span of it, that becomes the parts ``<number>-000``, ``<number>-001`` … in ``folder``."""
 
+    number: int
     source: Path
-    part: Path
+    span: Span
+    folder: Path
     config: CleanConfig
 
+    @property
+    def bytes(self) -> int:
+        """Size of the input, as it lies on disk."""
+        return self.span[1] - self.span[0] if self.span else self.source.stat().st_size
 
-def part_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.parquet"
+
+@dataclass
+class Clock:
+    """Processor seconds of this thread by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.thread_time()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.thread_time() - start
 
 
-def clean_file(task: FileTask) -> int:
-    """Writes the part unless it is there; returns the size of the input file in bytes."""
-    if not task.part.exists():
-        counts = {"documents": 0, "bytes": 0, "bytes_normalised": 0, "changes": [0] * len(CHANGES)}
-        with atomic_open(task.part) as file, pq.ParquetWriter(file, _PART, compression="lz4") as writer:
-            for batch in _clean_batches(task, counts):
-                writer.write_batch(batch)
-            writer.add_key_value_metadata({_META: json.dumps(counts).encode()})
-    return task.source.stat().st_size
+def read_file(task: ReadTask) -> int:
+    """Writes the parts of a task that are not there yet; returns the size of its input in bytes."""
+    done = [part_counts(part) for part in sorted(task.folder.glob(f"{task.number:05d}-*.parquet"))]
+    if done and done[-1]["last"]:
+        return task.bytes
+    number, clock = len(done), Clock()
+    writer: _PartWriter | None = None
+    units = _timed(read_units(task), clock)
+    skip = sum(counts["units"] for counts in done)
+    for _ in range(skip):
+        next(units)
+    try:
+        for batch, rejects in units:
+            writer = writer or _PartWriter(task, number, clock)
+            writer.add(batch, rejects)
+            if writer.text_bytes >= PART_BYTES:
+                writer.close(last=False)
+                writer, number, clock.seconds = None, number + 1, {}
+        writer = writer or _PartWriter(task, number, clock)
+        writer.close(last=True)
+        writer = None
+    finally:
+        if writer is not None:
+            writer.discard()
+    return task.bytes
 
 
 def part_counts(part: Path) -> dict[str, Any]:
-    """documents, bytes (of text as read), bytes_normalised, changes (documents, for each of CHANGES) of a part."""
-    counts: dict[str, Any] = json.loads(pq.read_metadata(part).metadata[_META])
+    """What a part says of itself: rows, units, last, bytes, changes, masked (lists), seconds (by step)."""
+    counts: dict[str, Any] = json.loads(part.with_suffix(".json").read_bytes())
     return counts
 
 
+def part_file(part: Path, name: str) -> Path:
+    """A side file: "rows.npy", "measures.npy", "histograms.npy"."""
+    return part.with_name(f"{part.stem}.{name}")
+
+
 def read_part(part: Path) -> Iterator[pa.RecordBatch]:
-    """The documents of a part, as REJECTS and ``characters``."""
+    """The documents of a part (text, source, detail), a few MB a batch."""
     with pq.ParquetFile(part) as parquet:
         for group in range(parquet.num_row_groups):
-            yield from parquet.read_row_group(group, [*REJECTS.names, "characters"]).to_batches()
+            yield from parquet.read_row_group(group).combine_chunks().to_batches()
 
 
-def read_fingerprints(parts: list[Path]) -> Fingerprints:
-    """The fingerprints of all documents that stay in pass 1, in the order of the parts."""
-    columns: list[Fingerprints] = [_read_fingerprints(part) for part in parts]
-    return Fingerprints(
-        np.concatenate([c.hashes for c in columns]),
-        np.concatenate([c.characters for c in columns]),
-        np.concatenate([c.signed for c in columns]),
-        np.concatenate([c.signatures for c in columns]),
-    )
+def _timed(units: Iterator[_UNIT], clock: Clock) -> Iterator[_UNIT]:
+    while True:
+        with clock("read"):
+            unit = next(units, None)
+        if unit is None:
+            return
+        yield unit
 
 
-def _read_fingerprints(part: Path) -> Fingerprints:
-    table = pq.read_table(part, columns=["reason", *_FINGERPRINT.names], partitioning=None)
-    table = table.filter(pc.equal(table["reason"], "")).combine_chunks()
-    signatures = table["signature"].combine_chunks() if len(table) else pa.array([], pa.binary(PERMUTATIONS))
-    flat = np.frombuffer(signatures.buffers()[1] or b"", np.uint8)
-    first = signatures.offset * PERMUTATIONS
-    return Fingerprints(
-        np.stack([table[name].to_numpy() for name in _HASHES], axis=1),
-        table["characters"].to_numpy(),
-        table["signed"].to_numpy(),
-        flat[first : first + len(table) * PERMUTATIONS].reshape(-1, PERMUTATIONS),
-    )
-
-
-def _clean_batches(task: FileTask, counts: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+def read_units(task: ReadTask) -> Iterator[_UNIT]:
     config, unreadable = task.config, list[Reject]()
-    on_reject = unreadable.append if config.bad_records == "reject" else None
-    for batch in read_documents(task.source, text_key=config.text_key, encoding=config.encoding, on_reject=on_reject):
-        yield _clean_batch(batch, config, counts)
-        if unreadable:
-            yield _reject_batch(unreadable, config, counts)
-            unreadable.clear()
+    on_reject = unreadable.append if config.on_error == "skip" else None
+    options: dict[str, Any] = {
+        "text_key": config.text_key,
+        "encoding": config.encoding,
+        "span": task.span,
+        "batch_bytes": BATCH_BYTES,
+    }
+    for batch in read_documents(task.source, on_reject=on_reject, **options):
+        yield batch, [*unreadable]
+        unreadable.clear()
     if unreadable:
-        yield _reject_batch(unreadable, config, counts)
+        yield make_batch([], ""), unreadable
 
 
-def _clean_batch(batch: pa.RecordBatch, config: CleanConfig, counts: dict[str, Any]) -> pa.RecordBatch:
-    normal = normalise(batch["text"], html=config.html, fullwidth=config.fullwidth)
-    verdicts = judge(normal, measure(normal.text), config)
-    reasons = pa.array([reason for reason, _ in verdicts], pa.string())
-    details = pa.array([detail for _, detail in verdicts], pa.string())
-    # What was garbled is seen in the text as it was read.
-    text = pc.if_else(pc.equal(reasons, "garbled"), batch["text"], normal.text)
-    _count(counts, batch["text"], text)
-    for bit in range(len(CHANGES)):
-        counts["changes"][bit] += int((normal.changes >> bit & 1).sum())
-    return _part_batch([batch["id"], text, batch["source"], reasons, details], config)
+class _PartWriter:
+    """Cleans and collects batches until the part is full."""
+
+    def __init__(self, task: ReadTask, number: int, clock: Clock) -> None:
+        self._task, self._clock = task, clock
+        self._path = task.folder / f"{task.number:05d}-{number:03d}.parquet"
+        self._limits = fixed_limits(task.config)
+        self._words = read_words(task.config.lexicon) if task.config.lexicon else ()
+        self._open = ExitStack()
+        file = self._open.enter_context(atomic_open(self._path))
+        settings: dict[str, Any] = {"compression": "lz4", "use_dictionary": ["source"], "write_statistics": False}
+        self._parquet = self._open.enter_context(pq.ParquetWriter(file, _TEXT, **settings))
+        self._rows: list[NDArray[Any]] = [np.empty(0, ROW)]
+        self._measures = [np.empty((0, len(RULES)), np.float32)]
+        self._prints: list[Fingerprints] = []
+        self._masked = np.zeros(len(KINDS), np.int64)
+        self._histograms: NDArray[np.int64] | None = None  # [2, R, BINS]: of all, of those within the fixed limits
+        self.text_bytes = self._units = 0
+
+    def add(self, batch: pa.RecordBatch, rejects: list[Reject]) -> None:
+        """Cleans a batch of the reader and adds it; then the records that the reader could not read."""
+        self._units += 1
+        if len(batch):
+            self._add_read(batch)
+        if rejects:
+            reasons = np.array([REASONS.index(r.reason) for r in rejects], np.int16)
+            text = pa.array([r.text for r in rejects], pa.large_string())
+            source, detail = [f"{r.file.name}:{r.line}" for r in rejects], [r.detail for r in rejects]
+            values = np.zeros((len(rejects), len(RULES)), np.float32)
+            self._append(text, text, pa.array(source), detail, reasons, np.zeros(len(rejects), np.uint16), values)
+
+    def _add_read(self, batch: pa.RecordBatch) -> None:
+        config, clock = self._task.config, self._clock
+        with clock("normalise"):
+            normal = normalise(batch["text"], config)
+        with clock("measure"):
+            values = measures(normal, measure(normal.text))
+            broken = judge(values, self._limits)
+        with clock("mask"):
+            text, masked = mask(normal.text, config.mask)
+        self._masked += masked.sum(0)
+        self._count(values, broken == STAYS)
+        reasons = np.where(broken == STAYS, STAYS, broken + FIRST_RULE).astype(np.int16)
+        # What was garbled is seen in the text as it was read.
+        garbled = np.isin(reasons, [REASONS.index("garbled"), REASONS.index("mojibake")])
+        if garbled.any():
+            text = pc.if_else(pa.array(garbled), batch["text"], text)
+        detail = self._find_words(text, reasons) if self._words else None
+        self._append(batch["text"], text, batch["source"], detail, reasons, normal.changes, values)
+
+    def _find_words(self, text: pa.Array, reasons: NDArray[np.int16]) -> list[str]:
+        """Gives the documents with too many words of the lexicon their reason; returns the details of all."""
+        counts, first = count_words(text, self._words)
+        rate, most = 1000 * counts / np.maximum(pc.utf8_length(text).to_numpy(), 1), self._task.config.max_lexicon
+        detail = [""] * len(text)
+        for i in np.flatnonzero((rate > most) & (reasons == STAYS)).tolist():
+            reasons[i] = REASONS.index("lexicon")
+            rates = f"{format_number(rate[i])} > {format_number(most)} in 1,000 characters"
+            detail[i] = f"lexicon words {counts[i]} ({rates}), first {self._words[first[i]]}"
+        return detail
+
+    def _count(self, values: NDArray[np.float32], passed: NDArray[np.bool_]) -> None:
+        found = np.stack([histogram(values), histogram(values[passed])])
+        self._histograms = found if self._histograms is None else self._histograms + found
+
+    def _append(
+        self,
+        raw: pa.Array,
+        text: pa.Array,
+        source: pa.Array,
+        detail: list[str] | None,
+        reasons: NDArray[np.int16],
+        changes: NDArray[np.uint16],
+        values: NDArray[np.float32],
+    ) -> None:
+        rows = np.empty(len(text), ROW)
+        rows["reason"], rows["changes"] = reasons, changes
+        rows["bytes"] = pc.binary_length(raw).to_numpy()
+        self._rows.append(rows)
+        self._measures.append(values)
+        with self._clock("fingerprint"):
+            self._prints.append(
+                _spread(fingerprint(_where(text, reasons == STAYS), self._task.config.shingle), reasons)
+            )
+        with self._clock("write part"):
+            details = pa.array(detail, pa.string()) if detail else pa.repeat(pa.scalar("", pa.string()), len(text))
+            self._parquet.write_batch(pa.record_batch([text, source, details], schema=_TEXT))
+        self.text_bytes += pc.sum(pc.binary_length(text)).as_py() or 0
+
+    def close(self, last: bool) -> None:
+        """Writes the side files, then names the part."""
+        rows = np.concatenate(self._rows)
+        if self._histograms is None:
+            self._histograms = np.stack([histogram(self._measures[0])] * 2)
+        for name, array in (
+            ("rows.npy", rows),
+            ("measures.npy", np.concatenate(self._measures)),
+            ("histograms.npy", self._histograms),
+        ):
+            with atomic_open(part_file(self._path, name)) as file:
+                np.save(file, array)
+        save_fingerprints(self._path.with_suffix(""), self._prints)
+        counts = {
+            "rows": len(rows),
+            "units": self._units,
+            "last": last,
+            "bytes": int(rows["bytes"].sum()),
+            "bytes_normalised": self.text_bytes,
+            "changes": [int((rows["changes"] >> bit & 1).sum()) for bit in range(len(CHANGES))],
+            "masked": dict(zip(KINDS, self._masked.tolist(), strict=True)),
+            "seconds": self._clock.seconds,
+        }
+        atomic_write(self._path.with_suffix(".json"), json.dumps(counts).encode())
+        self._open.close()
+
+    def discard(self) -> None:
+        """Leaves nothing behind of a part that was not finished."""
+        self._open.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
 
-def _reject_batch(unreadable: list[Reject], config: CleanConfig, counts: dict[str, Any]) -> pa.RecordBatch:
-    """What the reader could not read."""
-    text = pa.array([r.text for r in unreadable], pa.large_string())
-    _count(counts, text, text)
-    sources = pa.array([f"{r.file.name}:{r.line}" for r in unreadable])
-    columns = [pa.array([getattr(r, name) for r in unreadable]) for name in ("id", "reason", "detail")]
-    return _part_batch([columns[0], text, sources, columns[1], columns[2]], config)
+def _where(text: pa.Array, chosen: NDArray[np.bool_]) -> pa.Array:
+    return text if chosen.all() else text.filter(pa.array(chosen))
 
 
-def _part_batch(columns: list[pa.Array], config: CleanConfig) -> pa.RecordBatch:
-    """The columns of REJECTS and those of _FINGERPRINT, which are zeros for dropped documents."""
-    _, text, source, reasons, _ = columns
-    stays = np.asarray(pc.equal(reasons, ""))
-    prints = fingerprint(text.filter(pa.array(stays)), config.shingle)
-    sources = source.dictionary_encode()
-    of_source = np.array(
-        [xxhash.xxh3_64_intdigest(name.encode()) for name in sources.dictionary.to_pylist()], np.uint64
-    )
-    prints.hashes[:, 2] ^= of_source[np.asarray(sources.indices)[stays]]
-    values = [_spread(value, stays) for value in (prints.characters, *prints.hashes.T, prints.signed)]
-    flat = pa.py_buffer(_spread(prints.signatures, stays))
-    signatures = pa.FixedSizeBinaryArray.from_buffers(pa.binary(PERMUTATIONS), len(text), [None, flat])
-    return pa.record_batch([*columns, *map(pa.array, values), signatures], schema=_PART)
-
-
-def _spread(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
-    """An array as long as ``where`` with ``values`` in its true places, zeros in the others."""
-    spread = np.zeros((len(where), *values.shape[1:]), values.dtype)
-    spread[where] = values
-    return spread
-
-
-def _count(counts: dict[str, Any], raw: pa.Array, text: pa.Array) -> None:
-    counts["documents"] += len(raw)
-    counts["bytes"] += pc.sum(pc.binary_length(raw)).as_py() or 0
-    counts["bytes_normalised"] += pc.sum(pc.binary_length(text)).as_py() or 0
+def _spread(prints: Fingerprints, reasons: NDArray[np.int16]) -> Fingerprints:
+    """Fingerprints of a whole batch: zeros for the documents that do not stay."""
+    stays = reasons == STAYS
+    return prints if stays.all() else prints.spread(stays)

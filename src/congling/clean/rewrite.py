@@ -7,11 +7,15 @@ from numpy.typing import NDArray
 from congling.clean import characters as ch
 from congling.clean.characters import Bytes, decode
 
-# Bits of what was changed (in the order of normalise.CHANGES), and of what Python should look at.
-_CONTROL, _INVISIBLE, _GARBLED, _NEWLINES, _SPACES, _BLANK_LINES, _FULLWIDTH, _PUNCTUATION, HTML, NFC = [
-    1 << bit for bit in range(10)
-]
+# Bits of what was changed, in the order of normalise.CHANGES. The last five are also what a document may still need.
+_CONTROL, _INVISIBLE, _GARBLED, _NEWLINES, _SPACES, _BLANK_LINES, _FULLWIDTH, _PUNCTUATION = [1 << b for b in range(8)]
+HTML, UNICODE, MOJIBAKE, TRADITIONAL, WRAPS = [1 << b for b in range(8, 13)]
 _INDENT = 32  # most white space kept at the start of a line, characters
+_LIMITS = np.array([2, 3, 8, 1 << 60], np.int64)  # repetitions kept of REPEAT2 … ECHO
+# A line with this share of characters that are common in mojibake is looked at, a document with this share of
+# traditional characters is converted: simplified documents have at most 0.02, traditional ones at least 0.08.
+_SUSPECT_SHARE, _TRADITIONAL_SHARE = 5, 25  # one of so many
+_WRAPPED = (12, 80)  # characters of a line, on average, in documents that may be wrapped
 
 
 @njit(nogil=True, cache=True)
@@ -41,20 +45,20 @@ def rewrite(
 
 @njit(nogil=True, cache=True)
 def _rewrite_one(
-    data: Bytes,
-    i: int,
-    end: int,
-    table: Bytes,
-    fullwidth: bool,
-    out: Bytes,
-    o: int,
-    counts: NDArray[np.int64],
+    data: Bytes, i: int, end: int, table: Bytes, fullwidth: bool, out: Bytes, o: int, counts: NDArray[np.int64]
 ) -> tuple[int, int, int]:
     """Writes one document at ``out[o:]``; returns the end of it, the changes and the needs."""
-    start, amp, less = o, -1, -1  # amp, less: where the last & and < are in out
-    last, run = -1, 0  # the repetition under way
-    changed, need, read, garbled = 0, 0, 0, 0
+    start, last, run = o, -1, 0  # last, run: the repetition under way
+    changed, need, read, garbled, dropped = 0, 0, 0, 0, 0
+    suspects, traditional, lines = 0, 0, 0
+    line_read, line_suspects = 0, 0  # where the counts were at the start of the line
     while i < end:
+        if last < 0 and (o > start or data[i] != 32):
+            stop, n, odd, old = _plain_run(data, i, end, table, out, o)
+            i, o, read = stop, o + stop - i, read + n
+            suspects, traditional = suspects + odd, traditional + old
+            if i == end:
+                break
         code, size = decode(data, i, end)
         kind = table[code]
         if kind < ch.PLAIN:
@@ -63,35 +67,107 @@ def _rewrite_one(
             changed |= more
             garbled += lost
             last = last if o == before else -1
+            if o > before and out[before] == 10:
+                lines += 1
+                need |= _suspicious(suspects - line_suspects, read - dropped - line_read)
+                line_read, line_suspects = read - dropped, suspects
             continue
         i += size
         read += 1
         if kind == ch.FULLWIDTH and fullwidth:
             code, size = code - 0xFEE0, 1
             changed |= _FULLWIDTH
-        elif kind == ch.COMPOSES:
-            need |= NFC
+        suspects += kind == ch.SUSPECT
+        need |= UNICODE if kind == ch.COMPOSES else HTML if kind == ch.MARKUP else 0
         if kind >= ch.REPEAT2:
             run = run + 1 if code == last else 1
             last = code
-            if run > (2 if kind == ch.REPEAT2 else 3 if kind == ch.REPEAT3 else 8):
+            if run > _LIMITS[kind - ch.REPEAT2]:
                 changed |= _PUNCTUATION
+                dropped += 1
                 continue
+            need |= MOJIBAKE if kind == ch.ECHO and (run == 4 or code == 0x951F) else 0  # 锟
         else:
             last = -1
         if size == 1:
             out[o] = code
+            o += 1
         else:
-            for k in range(size):
-                out[o + k] = data[i - size + k]
-        if kind == ch.MARKUP:
-            amp, less = (o, less) if code == 38 else (amp, o) if code == 60 else (amp, less)
-            need |= HTML if code == 62 and _ends_tag(out, less, o) else 0
-        elif code == 59 and amp >= 0 and _is_name(out, amp + 1, o):
-            need |= HTML
-        o += size
+            o = _copy(data, i - size, i, out, o)
+    kept = read - dropped
+    need |= _suspicious(suspects - line_suspects, kept - line_read)
+    need |= TRADITIONAL if traditional * _TRADITIONAL_SHARE > kept else 0
+    need |= WRAPS if _WRAPPED[0] * lines < kept < _WRAPPED[1] * lines else 0
     counts[0], counts[1] = garbled, read + garbled
     return o, changed, need
+
+
+@njit(nogil=True, cache=True)
+def _plain_run(data: Bytes, i: int, end: int, table: Bytes, out: Bytes, o: int) -> tuple[int, int, int, int]:
+    """Copies what stays as it is: most of a text. Returns (where that ends, characters, suspects, traditional ones).
+
+    Punctuation and spaces are copied when a character follows that is sure to be another and to stay.
+    """
+    read, suspects, traditional = 0, 0, 0
+    while i < end:
+        a = data[i]
+        if a < 0x80:
+            kind = table[a]
+            if kind != ch.PLAIN and not (
+                (a == 32 or kind >= ch.REPEAT2) and i + 1 < end and _shows(data[i + 1]) and data[i + 1] != a
+            ):
+                break
+            out[o] = a
+            read += a != 32
+            i += 1
+            o += 1
+            continue
+        if a < 0xE0 or a > 0xEF or i + 2 >= end:
+            break
+        kind = table[(np.int64(a) & 15) << 12 | (np.int64(data[i + 1]) & 63) << 6 | (np.int64(data[i + 2]) & 63)]
+        if kind < ch.PLAIN or (
+            kind > ch.TRADITIONAL and not (kind == ch.REPEAT3 and i + 3 < end and _shows(data[i + 3]))
+        ):
+            break
+        suspects += kind == ch.SUSPECT
+        traditional += kind == ch.TRADITIONAL
+        out[o] = a
+        out[o + 1] = data[i + 1]
+        out[o + 2] = data[i + 2]
+        read += 1
+        i += 3
+        o += 3
+    return i, read, suspects, traditional
+
+
+@njit(nogil=True, cache=True)
+def _line_break(data: Bytes, i: int, end: int) -> int:
+    """Where the newline at ``i``, a blank line and the indent behind it end; ``i`` unless all that stays as it is."""
+    line = i + 2 if i + 1 < end and data[i + 1] == 10 else i + 1
+    k = line
+    while k < end and data[k] == 32:
+        k += 1
+    stays = k < end and k - line <= _INDENT and _shows(data[k]) and (k == line or data[k] < 0x80)
+    return k if stays else i
+
+
+@njit(nogil=True, cache=True)
+def _copy(data: Bytes, i: int, end: int, out: Bytes, o: int) -> int:
+    """Copies ``data[i:end]`` to ``out[o:]``; the end of it."""
+    for k in range(i, end):
+        out[o + k - i] = data[k]
+    return o + end - i
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _shows(byte: int) -> bool:
+    """Whether a character that begins with ``byte`` is for certain neither white space nor dropped."""
+    return 0x21 <= byte <= 0x7E or 0xE4 <= byte <= 0xE9
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _suspicious(suspects: int, read: int) -> int:
+    return MOJIBAKE if suspects >= 2 and suspects * _SUSPECT_SHARE >= read else 0
 
 
 @njit(nogil=True, cache=True)
@@ -99,6 +175,9 @@ def _white_space(
     data: Bytes, i: int, end: int, table: Bytes, fullwidth: bool, out: Bytes, begin: int, at_start: bool
 ) -> tuple[int, int, int, int]:
     """Walks over white space and dropped characters; returns (i, end in out, changes, garbled characters)."""
+    stop = _line_break(data, i, end) if data[i] == 10 and not at_start else i
+    if stop > i:
+        return stop, _copy(data, i, stop, out, begin), 0, 0
     o, line = begin, begin  # line: where the line begins in out (or the run of spaces, in a line)
     newlines = 2 if at_start else 0  # the start of a document is like a blank line
     changed, garbled, code = 0, 0, 0
@@ -137,25 +216,3 @@ def _white_space(
         for k in range(line, o):
             out[line] = 9 if out[k] == 9 else out[line]
     return i, line + keep, changed | (_SPACES if line + keep < o else 0), garbled
-
-
-@njit(nogil=True, cache=True)
-def _ends_tag(out: Bytes, less: int, o: int) -> bool:
-    """Whether the ``>`` to come at ``out[o]`` may end a tag or a comment."""
-    if o >= 2 and out[o - 1] == 45 and out[o - 2] == 45:
-        return True
-    return (
-        less >= 0 and less + 1 < o and (out[less + 1] == 47 or out[less + 1] == 33 or _is_name(out, less + 1, less + 2))
-    )
-
-
-@njit(nogil=True, cache=True)
-def _is_name(out: Bytes, begin: int, end: int) -> bool:
-    """Whether ``out[begin:end]`` may be the name of an entity: 1 to 32 of A-Z a-z 0-9 #."""
-    if end <= begin or end - begin > 32:
-        return False
-    for k in range(begin, end):
-        b = out[k]
-        if not (48 <= b <= 57 or 65 <= b <= 90 or 97 <= b <= 122 or b == 35):
-            return False
-    return True

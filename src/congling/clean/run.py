@@ -1,48 +1,77 @@
 """The cleaning stage: raw files in, a corpus and the rejected documents with their reasons out.
 
-Pass 1 cleans each file by itself (``parts``), pass 2 finds duplicates among all (``duplicates``), pass 3 writes the
-shards in the order of files and documents. A killed run goes on from the parts that are whole.
+Four passes over tasks, with a look at the whole between them; each leaves files in ``work/``, so that a killed run goes
+on. See docs/cleaning.md.
+
+1. ``parts``: files are read, normalised, masked, measured, judged by fixed limits, fingerprinted.
+   ``compare``: quantile limits, exact and near-duplicates.
+2. ``boilerplate``: lines and adverts that repeat across the documents that stay.
+3. ``finish``: those are cut, evaluation sets and low quality kept out; what stays is dealt into buckets.
+   ``write.find_twins``: documents that cutting made equal.
+4. ``write``: each bucket, in its random order, becomes a shard.
 """
 
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from congling.artifact import Stage
+from congling.artifact import Stage, atomic_open, write_json
+from congling.clean.compare import Parts, compare
 from congling.clean.config import CleanConfig
-from congling.clean.duplicates import Duplicates, find_duplicates
+from congling.clean.finish import FinishJob, finish_part
 from congling.clean.normalise import CHANGES
-from congling.clean.parts import REJECTS, FileTask, clean_file, part_counts, part_path, read_fingerprints, read_part
-from congling.clean.rules import DUPLICATE, NEAR_DUPLICATE, REASONS
-from congling.corpus.documents import make_batch
-from congling.corpus.executor import map_tasks
+from congling.clean.parts import STAYS, ReadTask, read_file
+from congling.clean.prepare import prepare
+from congling.clean.privacy import KINDS
+from congling.clean.quality.prepare import load_decisions
+from congling.clean.rules import REASONS
+from congling.clean.tally import Tally
+from congling.clean.write import find_twins, write_shard
+from congling.corpus.executor import Pool
 from congling.corpus.readers import find_files
-from congling.corpus.shards import ShardWriter
+from congling.corpus.streams import split_file
 from congling.reporter import Reporter
 
-_EXAMPLES = 3  # rejects shown a reason, of _SHOWN characters
-_SHOWN = 120
+EVIDENCE = "evidence"  # folder in the stage's: what `congling clean explain` and the report page need
+_SUMMARY_EXAMPLES = 3  # rejects a reason, in the manifest
+_SHOWN = 120  # characters of them
+_GROUPS = 20  # of duplicates, shown in the report
 
 
 def run(stage: Stage, reporter: Reporter, config: CleanConfig) -> dict[str, Any]:
     """Writes ``corpus-*.parquet`` and ``rejects-*.parquet``; returns the counts. Raises ValueError when nothing stays.
 
-    Bytes add up: ``bytes_normalised`` (all documents, normalised) is ``bytes_out`` plus the bytes of all ``reasons``.
+    Bytes add up: ``bytes_normalised`` (all documents, normalised) is ``bytes_out`` plus ``bytes_cut`` plus the bytes of
+    all ``reasons``.
     """
-    parts = _clean_files(input_files(stage, config), stage.path / "parts", reporter, config)
-    duplicates = find_duplicates(read_fingerprints(parts), config.jaccard, reporter)
-    summary = _summary_of_parts(parts)
-    _write_shards(stage.path, parts, duplicates, reporter, config, summary)
+    if config.labels:
+        load_decisions(config)  # before hours of work depend on them
+    steps = _Steps(reporter)
+    work, evidence = stage.path / "work", stage.path / EVIDENCE
+    with Pool(config.workers, config.executor) as pool:
+        tasks = _read_tasks(input_files(stage, config), work / "parts", config)
+        parts = _read(tasks, pool, steps)
+        with steps("compare"):
+            compared = compare(parts, work / "compared", config, pool, reporter)
+        with steps("boilerplate"):
+            prepare(parts, compared, evidence, work / "boilerplate", config, stage.seed, pool, reporter)
+        buckets = _buckets(parts, compared.reason, config)
+        job = FinishJob(parts, compared, config, stage.path, evidence, work / "pieces", stage.seed, buckets)
+        sizes = [counts["bytes_normalised"] for counts in parts.counts]
+        steps.map("finish", pool, partial(finish_part, job), range(len(parts.files)), sum(sizes), "B")
+        twins = find_twins(job.pieces, len(parts.files))
+        steps.map("write", pool, partial(write_shard, job, twins), range(buckets), buckets, "shards")
+    summary = _summary(job, tasks, steps)
     if summary["documents_out"] == 0:
         raise ValueError(_nothing_left(summary))
-    shutil.rmtree(stage.path / "parts")
+    shutil.rmtree(work)
     return summary
 
 
@@ -55,110 +84,121 @@ def input_files(stage: Stage, config: CleanConfig) -> list[Path]:
     return find_files(config.input)
 
 
-def _clean_files(files: Sequence[Path], folder: Path, reporter: Reporter, config: CleanConfig) -> list[Path]:
-    """Pass 1; returns the parts in the order of the files."""
-    tasks = [FileTask(file, part_path(folder, number), config) for number, file in enumerate(files)]
-    todo = [task for task in tasks if not task.part.exists()]
-    sizes = {task.source: task.source.stat().st_size for task in tasks}
-    done = sum(sizes.values()) - sum(sizes[task.source] for task in todo)
-    workers = min(config.workers or os.cpu_count() or 1, max(1, len(todo)))
-    with reporter.progress("files", sum(sizes.values()), "B", done) as bar:
-        for size in map_tasks(clean_file, todo, workers):
-            bar.advance(size)
-    return [task.part for task in tasks]
+def _read_tasks(files: Sequence[Path], folder: Path, config: CleanConfig) -> list[ReadTask]:
+    spans = [(file, span) for file in files for span in split_file(file)]
+    return [ReadTask(number, file, span, folder, config) for number, (file, span) in enumerate(spans)]
 
 
-def _summary_of_parts(parts: Sequence[Path]) -> dict[str, Any]:
-    counts = [part_counts(part) for part in parts]
+def _read(tasks: Sequence[ReadTask], pool: Pool, steps: "_Steps") -> Parts:
+    """Pass 1; returns the parts in the order of the input."""
+    steps.map("read", pool, read_file, tasks, sum(task.bytes for task in tasks), "B")
+    return Parts(tuple(sorted(tasks[0].folder.glob("*.parquet"))))
+
+
+def _buckets(parts: Parts, reason: Any, config: CleanConfig) -> int:
+    """So many that a shard has about ``shard_mb`` of text."""
+    staying = [np.count_nonzero(reason[parts.slice(i)] == STAYS) for i in range(len(parts.files))]
+    sizes = [c["bytes_normalised"] * n / max(c["rows"], 1) for c, n in zip(parts.counts, staying, strict=True)]
+    return max(1, round(sum(sizes) / (config.shard_mb << 20)))
+
+
+class _Steps:
+    """Wall time of each step, and its progress."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+    def map(
+        self, name: str, pool: Pool, function: Callable[[Any], int], tasks: Sequence[Any], total: float, unit: str
+    ) -> None:
+        """``function`` of all tasks, under a bar that advances by what it returns."""
+        with self(name), self._reporter.progress(name, total, unit) as bar:
+            for size in pool.map(function, tasks):
+                bar.advance(size if unit == "B" else 1)
+
+
+def _summary(job: FinishJob, tasks: Sequence[ReadTask], steps: _Steps) -> dict[str, Any]:
+    """The counts of all parts and shards; the rest of what is known goes to ``evidence/report.json``."""
+    tally = _tally(job)
+    found = tally.summary
+    counts = job.parts.counts
+    reasons = {r: found["reasons"][r] for r in REASONS if r in found["reasons"]}
     changes = np.sum([c["changes"] for c in counts], axis=0)
+    masked = {kind: sum(c["masked"][kind] for c in counts) for kind in KINDS}
+    _write_evidence(job, tasks, tally)
     return {
-        "files": len(parts),
-        "documents_in": sum(c["documents"] for c in counts),
+        "files": len({task.source for task in tasks}),
+        "documents_in": sum(c["rows"] for c in counts),
         "bytes_in": sum(c["bytes"] for c in counts),
         "bytes_normalised": sum(c["bytes_normalised"] for c in counts),
         "normalised": dict(zip(CHANGES, changes.tolist(), strict=True)),
+        "masked": masked,
+        "documents_out": found["documents"],
+        "bytes_out": found["bytes"],
+        "characters_out": found["characters"],
+        "documents_cut": found["cut"][0],
+        "bytes_cut": found["cut"][1],
+        "reasons": {reason: {"documents": n, "bytes": size} for reason, (n, size) in reasons.items()},
+        "examples": {
+            reason: [_short(row) for row in found["examples"][reason][:_SUMMARY_EXAMPLES]] for reason in reasons
+        },
+        "seconds": steps.seconds,
+        "processor_seconds": found["seconds"],
     }
 
 
-def _write_shards(
-    folder: Path,
-    parts: Sequence[Path],
-    duplicates: Duplicates,
-    reporter: Reporter,
-    config: CleanConfig,
-    summary: dict[str, Any],
-) -> None:
-    """Pass 3; adds what stays, and what does not, to the summary."""
-    for stale in (*folder.glob("corpus-*.parquet"), *folder.glob("rejects-*.parquet")):
-        stale.unlink()  # of a run that was killed here
-    reasons = {reason: {"documents": 0, "bytes": 0} for reason in REASONS}
-    examples: dict[str, list[dict[str, str]]] = {}
-    shard_bytes, characters, size = config.shard_mb << 20, 0, 0
-    with (
-        ShardWriter(folder, "corpus", shard_bytes) as corpus,
-        ShardWriter(folder, "rejects", shard_bytes, REJECTS) as rejects,
-        reporter.progress("corpus", summary["documents_in"], "documents") as bar,
-    ):
-        for kept, dropped in _divided(parts, duplicates, config.jaccard):
-            corpus.write(make_batch(kept["text"], kept["source"], corpus.rows))
-            rejects.write(_renumbered(dropped, rejects.rows))
-            _tally(dropped, reasons, examples)
-            characters += pc.sum(kept["characters"]).as_py() or 0
-            size += pc.sum(pc.binary_length(kept["text"])).as_py() or 0
-            bar.advance(len(kept) + len(dropped))
-    summary |= {"documents_out": corpus.rows, "bytes_out": size, "characters_out": characters}
-    summary["reasons"] = {reason: count for reason, count in reasons.items() if count["documents"]}
-    summary["examples"] = {reason: examples[reason] for reason in summary["reasons"]}
+def _tally(job: FinishJob) -> Tally:
+    tally = Tally(job.seed)
+    for file in sorted(job.pieces.glob("*.json")):
+        tally.add(file)
+    for counts in job.parts.counts:
+        tally.add_seconds(counts["seconds"])
+    return tally
 
 
-def _divided(
-    parts: Sequence[Path], duplicates: Duplicates, jaccard: float
-) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """The batches of all parts, each as what stays and what does not (with reason and detail)."""
-    stays = duplicates.kept == np.arange(len(duplicates.kept))
-    ids = np.cumsum(stays) - 1  # in the corpus
-    begin = 0  # of the batch among the documents that pass 1 kept
-    for batch in (batch for part in parts for batch in read_part(part)):
-        passed = np.asarray(pc.equal(batch["reason"], ""))
-        keep = passed.copy()
-        keep[passed] = stays[begin : begin + passed.sum()]
-        reason, detail = batch["reason"].to_pylist(), batch["detail"].to_pylist()
-        numbers = begin + np.cumsum(passed) - 1
-        for i in np.flatnonzero(passed & ~keep):
-            reason[i], detail[i] = _duplicate(duplicates, int(numbers[i]), ids, jaccard)
-        begin += int(passed.sum())
-        batch = batch.set_column(3, "reason", pa.array(reason, pa.string()))
-        batch = batch.set_column(4, "detail", pa.array(detail, pa.string()))
-        yield batch.filter(pa.array(keep)), batch.filter(pa.array(~keep))
+def _write_evidence(job: FinishJob, tasks: Sequence[ReadTask], tally: Tally) -> None:
+    """Where documents came from, the shapes of the corpus before and after, samples, groups of duplicates."""
+    found = tally.summary
+    before = sum(job.parts.load(i, "histograms.npy")[0] for i in range(len(job.parts.files)))
+    with atomic_open(job.judges / "histograms.npz") as file:
+        np.savez(file, before=before, after=tally.histograms)
+    rows = {task.number: 0 for task in tasks}
+    for part, counts in zip(job.parts.files, job.parts.counts, strict=True):
+        rows[int(part.stem.partition("-")[0])] += counts["rows"]
+    files: dict[str, int] = {}
+    for task in tasks:
+        files[str(task.source)] = files.get(str(task.source), 0) + rows[task.number]
+    report = {
+        "files": files,
+        "examples": found["examples"],
+        **_groups(np.asarray(job.compared.kept)),
+        "items": found["items"],
+        "scores": found["scores"],
+    }
+    write_json(job.judges / "report.json", report)
 
 
-def _duplicate(duplicates: Duplicates, i: int, ids: NDArray[np.int64], jaccard: float) -> tuple[str, str]:
-    """(reason, detail) of a document that another stands for."""
-    stays = f"document {ids[duplicates.kept[i]]}"
-    if duplicates.exact[i]:
-        return DUPLICATE, f"of {stays}"
-    similarity = duplicates.similarity[i]
-    measured = f"jaccard {similarity:.2f} with {stays}"
-    return NEAR_DUPLICATE, f"{measured} >= {jaccard:g}" if similarity >= jaccard else f"{measured}, joined by others"
+def _groups(kept: NDArray[np.int64]) -> dict[str, Any]:
+    """Groups of duplicates: (id that stays, documents that it stands for) of the largest; (size, groups of that)."""
+    dropped = kept[kept != np.arange(len(kept))]
+    ids, sizes = np.unique(dropped, return_counts=True)
+    largest = np.argsort(-sizes, kind="stable")[:_GROUPS]
+    by_size = np.unique(sizes, return_counts=True)
+    return {
+        "groups": np.stack([ids[largest], sizes[largest]], axis=1).tolist(),
+        "group_sizes": np.stack(by_size, axis=1).tolist(),
+    }
 
 
-def _renumbered(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
-    ids = pa.array(np.arange(first, first + len(batch)))
-    return batch.set_column(0, "id", ids).select(REJECTS.names)
-
-
-def _tally(
-    dropped: pa.RecordBatch, reasons: dict[str, dict[str, int]], examples: dict[str, list[dict[str, str]]]
-) -> None:
-    """Counts the documents and bytes of each reason, and keeps the first few as examples."""
-    sizes = pc.binary_length(dropped["text"]).to_pylist()
-    for i, reason in enumerate(dropped["reason"].to_pylist()):
-        reasons[reason]["documents"] += 1
-        reasons[reason]["bytes"] += sizes[i]
-        shown = examples.setdefault(reason, [])
-        if len(shown) < _EXAMPLES:
-            text, detail, source = (dropped[name][i].as_py() for name in ("text", "detail", "source"))
-            shown.append({"text": text[:_SHOWN], "detail": detail, "source": source})
+def _short(row: dict[str, Any]) -> dict[str, str]:
+    return {"text": row["text"][:_SHOWN], "detail": row["detail"], "source": row["source"]}
 
 
 def _nothing_left(summary: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from congling.reporter import human
 
 WIDTH, HEIGHT = 460, 220  # of a chart, in SVG units; the page scales it to its column
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 10, 26  # of the plot within it
+_SMALL_WIDTH, _SMALL_HEIGHT = 330, 150  # of a histogram
+_SMALL_LEFT, _SMALL_TOP = 40, 16
 MAX_POINTS = 240  # of one line; more are averaged
 
 
@@ -88,6 +90,37 @@ def stacked_bars(
     return tag("figure", caption, tag("div", *legend, class_="legend"), _svg(body), class_="chart")
 
 
+def histogram(
+    title: Html,
+    note: Html,
+    edges: Sequence[float],
+    before: Sequence[float],
+    after: Sequence[float],
+    limits: tuple[float | None, float | None] = (None, None),
+    *,
+    log: bool = False,
+) -> Html:
+    """A small figure of counts, on a logarithmic axis: ``after`` [B] over ``before`` [B], between ``edges`` [B + 1].
+
+    limits: the least and the largest value that is let pass; what lies beyond is shaded. log: edges too are
+    logarithmic, and above 0.
+    """
+    x_scale = _Scale(edges[0], edges[-1], _SMALL_LEFT, _SMALL_WIDTH - RIGHT, log)
+    top = max(*before, *after, 10.0)
+    y_scale = _Scale(0.5, 1.2 * top, _SMALL_HEIGHT - BOTTOM, _SMALL_TOP, log=True)
+    body = [_beyond(x_scale, side, limit) for side, limit in enumerate(limits) if limit is not None]
+    digits = math.floor(math.log10(top))
+    ticks = [10.0**n for n in range(0, digits + 1, math.ceil(digits / 4))]
+    body += _y_axis(ticks, y_scale, _SMALL_LEFT, _SMALL_WIDTH - RIGHT)
+    marks = [10.0**n for n in range(10) if edges[0] <= 10.0**n <= edges[-1]] if log else []
+    body += _x_axis(marks if len(marks) > 1 else nice_ticks(edges[0], edges[-1], 3), x_scale, _SMALL_HEIGHT)
+    body += [_steps(kind, edges, counts, x_scale, y_scale) for kind, counts in (("before", before), ("after", after))]
+    for side, limit in enumerate(limits):
+        body += _limit(x_scale, side, limit) if limit is not None else []
+    caption = tag("figcaption", title, note)
+    return tag("figure", caption, _svg(body, _SMALL_WIDTH, _SMALL_HEIGHT), class_="bars")
+
+
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values that enclose [low, high], in steps of 1, 2, 2.5 or 5 times a power of ten."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):
@@ -122,6 +155,33 @@ class _Scale:
             part = math.log(value / self.low) / math.log(self.high / self.low)
             return self.start + part * (self.end - self.start)
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _steps(kind: str, edges: Sequence[float], counts: Sequence[float], x_scale: _Scale, y_scale: _Scale) -> Html:
+    parts, floor = [f"M{x_scale.at(edges[0]):.1f} {y_scale.start:.1f}"], f"V{y_scale.start:.1f}"
+    for count, edge in zip(counts, edges[1:], strict=True):
+        parts.append(f"V{y_scale.at(count):.1f}" if count else floor)
+        parts.append(f"H{x_scale.at(edge):.1f}")
+    return tag("path", class_=kind, d="".join([*parts, floor, "Z"]))
+
+
+def _beyond(scale: _Scale, side: int, limit: float) -> Html:
+    x = _inside(scale, limit)
+    begin, end = (scale.start, x) if side == 0 else (x, scale.end)
+    height, width = _SMALL_HEIGHT - BOTTOM - _SMALL_TOP, f"{max(end - begin, 0):.1f}"
+    return tag("rect", class_="beyond", x=f"{begin:.1f}", width=width, y=_SMALL_TOP, height=height)
+
+
+def _inside(scale: _Scale, value: float) -> float:
+    return scale.at(min(max(value, scale.low), scale.high))
+
+
+def _limit(scale: _Scale, side: int, limit: float) -> list[Html]:
+    x = _inside(scale, limit)
+    outside = "end" if side == 0 else "start"  # the number stands on the side of what is dropped, if there is room
+    anchor = "start" if x < _SMALL_LEFT else "end" if x > _SMALL_WIDTH - 44 else outside
+    line = tag("line", class_="limit", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=_SMALL_TOP - 3, y2=_SMALL_HEIGHT - BOTTOM)
+    return [line, _text(x + {"end": -3, "start": 3}[anchor], _SMALL_TOP - 3, figure(limit), anchor)]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> _Scale:
@@ -167,30 +227,28 @@ def _line(series: Series, number: int, x_scale: _Scale, y_scale: _Scale) -> Html
     return tag("path", class_=f"line s{number}", d="".join(parts))
 
 
-def _y_axis(ticks: Sequence[float], scale: _Scale) -> list[Html]:
+def _y_axis(ticks: Sequence[float], scale: _Scale, left: float = LEFT, right: float = WIDTH - RIGHT) -> list[Html]:
     marks = []
     for tick in ticks:
         y = scale.at(tick)
-        marks.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}"))
-        marks.append(_text(LEFT - 7, y + 4, figure(tick), "end"))
+        marks.append(tag("line", class_="grid", x1=left, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}"))
+        marks.append(_text(left - 7, y + 4, figure(tick), "end"))
     return marks
 
 
-def _x_axis(ticks: Sequence[float], scale: _Scale) -> list[Html]:
-    inside = [t for t in ticks if scale.low <= t <= scale.high]
-    return [_text(scale.at(t), HEIGHT - 8, figure(t), _anchor(scale.at(t))) for t in inside]
-
-
-def _anchor(x: float) -> str:
-    return "end" if x > WIDTH - RIGHT - 14 else "middle"
+def _x_axis(ticks: Sequence[float], scale: _Scale, height: float = HEIGHT) -> list[Html]:
+    inside = [scale.at(t) for t in ticks if scale.low <= t <= scale.high]
+    shown = [figure(t) for t in ticks if scale.low <= t <= scale.high]
+    anchors = ["end" if x > scale.end - 14 else "middle" for x in inside]
+    return [_text(x, height - 8, t, anchor) for x, t, anchor in zip(inside, shown, anchors, strict=True)]
 
 
 def _text(x: float, y: float, content: str, anchor: str) -> Html:
     return tag("text", content, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor)
 
 
-def _svg(body: Sequence[Html]) -> Html:
-    return tag("svg", *body, viewBox=f"0 0 {WIDTH} {HEIGHT}", aria_hidden="true")
+def _svg(body: Sequence[Html], width: float = WIDTH, height: float = HEIGHT) -> Html:
+    return tag("svg", *body, viewBox=f"0 0 {width} {height}", aria_hidden="true")
 
 
 def _legend(series: Sequence[Series], x_unit: str) -> Html:

@@ -11,6 +11,7 @@ from congling.report.data import RunView, StageView, dig, number
 from congling.report.html import Html, both, details, join, section, table, tag
 from congling.reporter import human
 
+CLEANING_PAGE = "clean.html"  # beside the report, written by report.cleaning
 _SHOWN = 280  # characters of a reject
 # Lengths of pieces that are drawn apart; longer ones count as the last.
 LENGTHS = {str(n): both(f"{n} 字", f"{n} characters" if n > 1 else "1 character") for n in range(1, 8)}
@@ -136,19 +137,42 @@ def _progress(stage: StageView) -> str:
 
 
 def cleaning(run: RunView) -> Html:
-    """The funnel: what each rule took, in documents and bytes, with examples to look at."""
+    """The funnel, with examples to look at, and the way to the page of the cleaning where there is one."""
     title = both("清洗：漏斗", "Cleaning: the funnel")
-    summary = run.stages["clean"].summary
-    if not summary:
+    stage = run.stages["clean"]
+    if not stage.summary:
         return section("clean", title)
+    more = Html("")
+    if (stage.folder.parent / CLEANING_PAGE).exists():
+        link = both("清洗的全部细节", "All about the cleaning")
+        more = tag("p", tag("a", link, href=CLEANING_PAGE), class_="lead")
+    return section("clean", title, more, funnel(stage.summary), _examples(run), lead=funnel_lead(stage.summary))
+
+
+def funnel_lead(summary: Mapping[str, Any]) -> Html:
+    """How many documents came and stay, and how they are counted."""
+    documents, stay = (
+        words.count(dig(summary, "documents_in") or 0.0),
+        words.count(dig(summary, "documents_out") or 0.0),
+    )
+    return both(
+        f"{documents} 篇进，{stay} 篇出。一篇文档按第一条触犯的规则计数，每篇都可以查看。",
+        f"{documents} documents in, {stay} out. Each counts for the first rule it breaks.",
+    )
+
+
+def funnel(summary: Mapping[str, Any]) -> Html:
+    """What each rule took, and what was cut from documents that stay, in documents and bytes."""
     reasons: Mapping[str, Any] = summary.get("reasons") or {}
     whole = dig(summary, "bytes_normalised") or dig(summary, "bytes_in") or 0.0
     documents = dig(summary, "documents_in") or 0.0
     left, rows = whole, [_funnel_row(both("原始", "raw"), documents, whole, documents, whole, whole, 0.0)]
-    for reason, taken in reasons.items():
-        gone, gone_bytes = dig(taken, "documents") or 0.0, dig(taken, "bytes") or 0.0
+    taken = [(reason_name(r), dig(n, "documents") or 0.0, dig(n, "bytes") or 0.0) for r, n in reasons.items()]
+    if cut := dig(summary, "bytes_cut"):
+        taken.append((both("文内剪去", "cut within documents"), dig(summary, "documents_cut") or 0.0, cut))
+    for name, gone, gone_bytes in taken:
         left -= gone_bytes
-        rows.append(_funnel_row(_reason(reason), gone, gone_bytes, documents, whole, left, gone_bytes))
+        rows.append(_funnel_row(name, gone, gone_bytes, documents, whole, left, gone_bytes))
     stay, stay_bytes = dig(summary, "documents_out") or 0.0, dig(summary, "bytes_out") or 0.0
     rows.append(_funnel_row(both("留下", "stays"), stay, stay_bytes, documents, whole, stay_bytes, 0.0))
     head = [
@@ -156,11 +180,7 @@ def cleaning(run: RunView) -> Html:
         *(both("文档", "documents"), both("占文档", "of documents"), both("字节", "bytes"), both("占字节", "of bytes")),
         both("剩下与去掉（字节）", "left and taken (bytes)"),
     ]
-    lead = both(
-        f"{words.count(documents)} 篇进，{words.count(stay)} 篇出。一篇文档按第一条触犯的规则计数，每篇都可以查看。",
-        f"{words.count(documents)} documents in, {words.count(stay)} out. Each counts for the first rule it breaks.",
-    )
-    return section("clean", title, table(head, rows, (1, 2, 3, 4), "funnel"), _examples(run), lead=lead)
+    return table(head, rows, (1, 2, 3, 4), "funnel")
 
 
 def _funnel_row(
@@ -177,7 +197,8 @@ def _funnel_row(
     return [name, words.count(documents), shares[0], words.size(size), shares[1], bar]
 
 
-def _reason(reason: str) -> Html:
+def reason_name(reason: str) -> Html:
+    """The words for a reason; of one without words its name."""
     return words.REASONS.get(reason) or join([reason])
 
 
@@ -188,7 +209,7 @@ def _examples(run: RunView) -> Html:
             tag("li", tag("q", _shortened(str(row.get("text") or ""))), " ", tag("small", str(row.get("detail") or "")))
             for row in rows
         ]
-        folded.append(details(_reason(reason), tag("ul", *items, class_="rejects")))
+        folded.append(details(reason_name(reason), tag("ul", *items, class_="rejects")))
     return join([tag("h3", both("被丢弃的例子", "What was thrown away")), *folded]) if folded else Html("")
 
 
@@ -252,14 +273,15 @@ def lengths_table(counts: Any) -> Html:
     merged = by_length(counts)
     whole = sum(merged.values())
     rows = [
-        [LENGTHS[key], words.count(n), words.share(n, whole), _share_bar(n, whole)]
+        [LENGTHS[key], words.count(n), words.share(n, whole), share_bar(n, whole)]
         for key, n in sorted(merged.items())
         if key in LENGTHS
     ]
     return table([both("长度", "length"), both("词", "pieces"), "%", ""], rows, (1, 2), "lengths") if rows else Html("")
 
 
-def _share_bar(part: float, whole: float) -> Html:
+def share_bar(part: float, whole: float) -> Html:
+    """A bar of the width of a share."""
     width = 100 * part / whole if whole else 0.0
     return tag("div", tag("i", class_="left", style=f"width:{width:.2f}%"), class_="bar")
 

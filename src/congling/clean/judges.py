@@ -1,0 +1,126 @@
+"""What pass 3 asks of a text: boilerplate to cut, evaluation sets to keep out, quality to reach."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from congling.clean.adverts import Boilerplate
+from congling.clean.config import CleanConfig
+from congling.clean.decontaminate import EvalGrams
+from congling.clean.normalise import Normalised
+from congling.clean.parts import STAYS
+from congling.clean.quality.classifier import Classifier
+from congling.clean.rules import FIRST_RULE, REASONS, detail, judge, measures
+from congling.clean.statistics import measure
+
+_LEAST_LEFT = 0.3  # of the letters; a document of which less stays after cutting was boilerplate
+
+
+@dataclass
+class Verdict:
+    """On N documents that stayed so far."""
+
+    text: pa.Array  # [N], after cutting
+    reason: NDArray[np.int16]  # [N], STAYS or an index into REASONS
+    detail: dict[int, str]  # of those that do not stay
+    changed: NDArray[np.bool_]  # [N], something was cut
+    hits: NDArray[np.int64]  # [N], boilerplate lines and adverts found
+    item: NDArray[np.int64]  # [N], the evaluation item found, -1: none
+    score: NDArray[np.float32] | None  # [N], quality
+
+    def reject(self, where: NDArray[np.bool_], reason: str, details: Any) -> None:
+        """Gives the documents of ``where`` that still stay a reason; ``details(i)`` says why."""
+        for i in np.flatnonzero(where & (self.reason == STAYS)):
+            self.reason[i] = REASONS.index(reason)
+            self.detail[int(i)] = details(int(i))
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Everything that is known about texts of this corpus."""
+
+    config: CleanConfig
+    limits: NDArray[np.float64]  # of the rules [R, 2]
+    boilerplate: Boilerplate | None
+    evals: EvalGrams | None
+    classifier: Classifier | None
+
+    @classmethod
+    def load(cls, folder: Path, config: CleanConfig) -> "Judges":
+        """From the files that were prepared in ``folder``; a file that is not there was not asked for."""
+
+        def have(name: str, kind: Any) -> Any:
+            return kind.load(folder / name) if (folder / name).exists() else None
+
+        return cls(
+            config,
+            np.load(folder / "limits.npy"),
+            have("boilerplate.npz", Boilerplate),
+            have("evals.npz", EvalGrams),
+            have("classifier.npz", Classifier),
+        )
+
+    def judge(self, text: pa.Array) -> Verdict:
+        """The verdict on texts that the rules and the comparison let pass."""
+        count = len(text)
+        verdict = Verdict(
+            text,
+            np.full(count, STAYS, np.int16),
+            {},
+            np.zeros(count, np.bool_),
+            np.zeros(count, np.int64),
+            np.full(count, -1, np.int64),
+            None,
+        )
+        if not count:
+            return verdict
+        if self.boilerplate is not None:
+            self._cut(self.boilerplate, verdict)
+        if self.evals is not None:
+            overlap, verdict.item = self.evals.find(verdict.text)
+            names = self.evals.names
+            verdict.reject(
+                verdict.item >= 0, "contaminated", lambda i: f"{overlap[i]} letters of {names[verdict.item[i]]}"
+            )
+        if self.classifier is not None:
+            score = verdict.score = self.classifier.score(verdict.text)
+            least = self.classifier.least
+            verdict.reject(score < least, "low_quality", lambda i: f"quality {score[i]:.3f} < {least:.3f}")
+        return verdict
+
+    def _cut(self, boilerplate: Boilerplate, verdict: Verdict) -> None:
+        cut = boilerplate.apply(verdict.text)
+        verdict.hits = cut.hits
+        if self.config.adverts == "drop":
+            many = cut.hits >= self.config.advert_hits
+            verdict.reject(
+                many, "advert", lambda i: f"{cut.hits[i]} adverts, first {boilerplate.name(int(cut.first_hit[i]))}"
+            )
+            return
+        before = pc.utf8_length(verdict.text).to_numpy()
+        left = 1 - cut.cut_characters / np.maximum(before, 1)
+        verdict.reject(
+            left < _LEAST_LEFT, "advert", lambda i: f"{1 - left[i]:.2f} of it is boilerplate > {1 - _LEAST_LEFT:g}"
+        )
+        verdict.text, verdict.changed = cut.text, cut.changed
+        self._judge_again(verdict)
+
+    def _judge_again(self, verdict: Verdict) -> None:
+        """What is left after cutting must still keep to the rules."""
+        rows = np.flatnonzero(verdict.changed & (verdict.reason == STAYS))
+        if not len(rows):
+            return
+        left = verdict.text.take(pa.array(rows))
+        counts, none = measure(left), np.zeros(len(left), np.int64)  # what was garbled is gone by now
+        normal = Normalised(left, none.astype(np.uint16), none, none, counts.characters)
+        values = measures(normal, counts)
+        broken = judge(values, self.limits)
+        for i, rule, value in zip(rows.tolist(), broken.tolist(), values, strict=True):
+            if rule != STAYS:
+                verdict.reason[i] = FIRST_RULE + rule
+                verdict.detail[i] = "after cutting: " + detail(rule, value[rule], self.limits[rule])

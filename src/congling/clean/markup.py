@@ -1,0 +1,223 @@
+"""HTML remains: a kernel that drops tags, comments, scripts and styles, and decodes entities. No document grows.
+
+Known tags go (a block leaves a newline, a cell a space), unknown ones (``<T>``, ``<篇名>``) are text. Not followed of
+HTML: a ``>`` within an attribute ends its tag; entities need their semicolon; a comment without an end is text.
+"""
+
+from functools import cache
+from html.entities import html5
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+from congling.clean.characters import Bytes
+from congling.corpus.documents import from_buffers, text_buffers
+
+_BLOCK = "address article aside blockquote br center dd div dl dt fieldset figure footer form h1 h2 h3 h4 h5 h6 head"
+_BLOCK += " header hr html li main nav ol option p pre section table tbody thead title tr ul"
+_INLINE = "a abbr acronym b base big body button cite code col colgroup del em embed figcaption font i iframe img input"
+_INLINE += " ins label link map area mark meta noscript object param q s samp select small source span strike"
+_INLINE += " strong sub sup svg textarea tt u var video audio wbr"
+_NOTHING, _HIDDEN = 1, 2  # what a tag leaves; other values are the character it leaves. Hidden: nor does what is in it
+_TAGS = dict.fromkeys(_INLINE.split(), _NOTHING) | dict.fromkeys(_BLOCK.split(), 10) | {"td": 32, "th": 32}
+_TAGS |= {"script": _HIDDEN, "style": _HIDDEN}
+_WINDOWS = np.array([ord(bytes([b]).decode("cp1252", "replace")) for b in range(0x80, 0xA0)], np.int64)  # &#150; is –
+_SLOTS = 8192  # of the hash table of names
+_ENTITY_SEED, _TAG_SEED = np.uint64(0xCBF29CE484222325), np.uint64(0x84222325CBF29CE4)
+_PRIME = np.uint64(0x100000001B3)
+_COMMENT, _SCRIPT, _STYLE = 1, 2, 4  # what was found to have no end
+
+
+def strip_markup(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
+    """The documents without HTML remains, and which of them changed [N]."""
+    data, offsets = text_buffers(text)
+    changed = np.zeros(len(text), np.bool_)
+    if not _has_markup(data[offsets[0] : offsets[-1]]):
+        return text, changed
+    out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
+    ends = np.zeros(len(offsets), np.int64)
+    _strip(data, offsets, *_names(), _WINDOWS, out, ends, changed)
+    return (from_buffers(out[: ends[-1]], ends) if changed.any() else text), changed
+
+
+@cache
+def _names() -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of the names of entities and tags [_SLOTS], 0: free; their code points or action [_SLOTS, 2]."""
+    keys, values = np.zeros(_SLOTS, np.uint64), np.zeros((_SLOTS, 2), np.int64)
+    rows: list[tuple[np.uint64, str, tuple[int, ...]]] = [(_TAG_SEED, name, (act,)) for name, act in _TAGS.items()]
+    for name, value in html5.items():
+        if name[-1] == ";" and len(value.encode()) <= len(name) + 1:
+            rows.append((_ENTITY_SEED, name[:-1], tuple(map(ord, value))))
+    for seed, name, value_codes in rows:
+        key = np.uint64(_hash(np.frombuffer(name.encode(), np.uint8), 0, len(name), seed))
+        slot = _find_slot(keys, key)
+        keys[slot], values[slot, : len(value_codes)] = key, value_codes
+    return keys, values
+
+
+@njit(nogil=True, cache=True)
+def _hash(data: Bytes, begin: int, end: int, seed: np.uint64) -> np.uint64:
+    """FNV-1a. For tags, letters count as lower case."""
+    h = seed
+    for k in range(begin, end):
+        b = data[k]
+        b = b | 32 if seed == _TAG_SEED and 65 <= b <= 90 else b
+        h = (h ^ np.uint64(b)) * _PRIME
+    return h
+
+
+@njit(nogil=True, cache=True)
+def _find_slot(keys: NDArray[np.uint64], key: np.uint64) -> int:
+    slot = np.int64(key >> np.uint64(40)) % len(keys)
+    while keys[slot] != 0 and keys[slot] != key:
+        slot = (slot + 1) % len(keys)
+    return int(slot)
+
+
+@njit(nogil=True, cache=True)
+def _has_markup(data: Bytes) -> bool:
+    count = 0
+    for b in data:
+        count += (b == 38) | (b == 60)
+    return count > 0
+
+
+@njit(nogil=True, cache=True)
+def _strip(
+    data: Bytes,
+    offsets: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    values: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    out: Bytes,
+    ends: NDArray[np.int64],
+    changed: NDArray[np.bool_],
+) -> None:
+    o = 0
+    for d in range(len(changed)):
+        i, end, endless = offsets[d], offsets[d + 1], 0
+        while i < end:
+            b = data[i]
+            if b != 38 and b != 60:
+                out[o] = b
+                o += 1
+                i += 1
+                continue
+            if b == 60:
+                stop, endless, leaves = _tag(data, i, end, keys, values, endless)
+                if stop > i and leaves > _HIDDEN:
+                    out[o] = leaves
+                    o += 1
+            else:
+                stop, o = _entity(data, i, end, keys, values, windows, out, o)
+            if stop == i:
+                out[o] = b
+                o += 1
+                i += 1
+            else:
+                changed[d] = True
+                i = stop
+        ends[d + 1] = o
+
+
+@njit(nogil=True, cache=True)
+def _tag(
+    data: Bytes, i: int, end: int, keys: NDArray[np.uint64], values: NDArray[np.int64], endless: int
+) -> tuple[int, int, int]:
+    """What stands at the ``<`` at ``i``: (end of what is dropped, ``i`` for none; endless; what it leaves)."""
+    k = i + 1
+    if k + 1 < end and data[k] == 33:
+        if data[k + 1] == 45 and k + 2 < end and data[k + 2] == 45:
+            stop = -1 if endless & _COMMENT else _find(data, k + 3, end, b"-->")
+            return (i, endless | _COMMENT, 0) if stop < 0 else (stop + 3, endless, _NOTHING)
+        return (_close(data, k + 2, end, i) if _is_letter(data[k + 1]) else i), endless, _NOTHING
+    closing = k < end and data[k] == 47
+    k += closing
+    begin = k
+    while k < end and k - begin < 16 and (_is_letter(data[k]) or (k > begin and 48 <= data[k] <= 57)):
+        k += 1
+    if k == begin or k >= end or not (data[k] == 62 or data[k] == 47 or data[k] == 32 or 9 <= data[k] <= 13):
+        return i, endless, 0
+    leaves = values[_find_slot(keys, _hash(data, begin, k, _TAG_SEED)), 0]
+    stop = _close(data, k, end, i) if leaves > 0 else i
+    if stop > i and leaves == _HIDDEN and not closing:
+        kind = _STYLE if k - begin == 5 else _SCRIPT
+        inside = -1 if endless & kind else _find(data, stop, end, b"</style" if kind == _STYLE else b"</script")
+        stop, endless = (inside, endless) if inside >= 0 else (stop, endless | kind)
+    return stop, endless, leaves
+
+
+@njit(nogil=True, cache=True)
+def _close(data: Bytes, k: int, end: int, none: int) -> int:
+    """Behind the next ``>``; ``none`` when a ``<`` or the end comes before it."""
+    while k < end and data[k] != 62 and data[k] != 60:
+        k += 1
+    return k + 1 if k < end and data[k] == 62 else none
+
+
+@njit(nogil=True, cache=True)
+def _find(data: Bytes, begin: int, end: int, what: bytes) -> int:
+    """Where ``what`` (in lower case) is in ``data[begin:end]``, letters of either case; -1 when it is not."""
+    for i in range(begin, end - len(what) + 1):
+        k = 0
+        while k < len(what) and (data[i + k] == what[k] or (_is_letter(data[i + k]) and data[i + k] | 32 == what[k])):
+            k += 1
+        if k == len(what):
+            return i
+    return -1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _is_letter(b: int) -> bool:
+    return 97 <= b | 32 <= 122
+
+
+@njit(nogil=True, cache=True)
+def _entity(
+    data: Bytes,
+    i: int,
+    end: int,
+    keys: NDArray[np.uint64],
+    values: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    out: Bytes,
+    o: int,
+) -> tuple[int, int]:
+    """Writes what the entity at the ``&`` at ``i`` means; (its end, ``i`` for none; end of out)."""
+    k = i + 1
+    number = k < end and data[k] == 35
+    k += number
+    base = 16 if number and k < end and data[k] | 32 == 120 else 10
+    k += base == 16
+    begin, code, digits = k, 0, True
+    while k < end and k - begin < 32 and (_is_letter(data[k]) or 48 <= data[k] <= 57):
+        digit = data[k] - 48 if data[k] <= 57 else (data[k] | 32) - 87
+        digits &= digit < base
+        code = min(code * base + digit, 0x110000)
+        k += 1
+    if k == begin or k >= end or data[k] != 59 or (number and (not digits or k - begin > (6 if base == 16 else 7))):
+        return i, o
+    if number:
+        code = windows[code - 128] if 128 <= code < 160 else code
+        return k + 1, _encode(out, o, 0xFFFD if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000 else code)
+    slot = _find_slot(keys, _hash(data, begin, k, _ENTITY_SEED))
+    if keys[slot] == 0:
+        return i, o
+    o = _encode(out, o, values[slot, 0])
+    return k + 1, _encode(out, o, values[slot, 1]) if values[slot, 1] else o
+
+
+@njit(nogil=True, cache=True)
+def _encode(out: Bytes, o: int, code: int) -> int:
+    """Writes a code point as UTF-8; the end of it."""
+    if code < 0x80:
+        out[o] = code
+        return o + 1
+    size = 2 if code < 0x800 else 3 if code < 0x10000 else 4
+    for k in range(size - 1, 0, -1):
+        out[o + k] = 0x80 | code & 63
+        code >>= 6
+    out[o] = (0xF00 >> size) & 0xFF | code
+    return o + size

@@ -1,0 +1,76 @@
+"""Letters and the matcher of phrases, against plain Python."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from congling.clean.letters import letter_kinds, letters_of, make_filter, may_hold, to_text
+from congling.clean.phrases import find, make_matcher
+
+SOME = st.text(alphabet="一二三，。！ \nAb9é😀", max_size=40)
+
+
+def column(texts):
+    return pa.array(texts, pa.large_string())
+
+
+def plain_letters(text):
+    kinds = letter_kinds()
+    return "".join(c.lower() if c.isascii() else c for c in text if kinds[ord(c)] == 0)
+
+
+def matches(phrases, text):
+    """{(begin, number of the phrase)}"""
+    letters, _ = letters_of(column([text]))
+    matcher = make_matcher(phrases)
+    begins, found = np.empty(len(letters), np.int64), np.empty(len(letters), np.int64)
+    count = find(letters, len(letters) - 1, matcher, begins, found)
+    return set(zip(begins[:count].tolist(), matcher.numbers[found[:count]].tolist(), strict=True))
+
+
+@given(st.lists(SOME, max_size=5))
+def test_letters_are_those_of_all_documents_one_behind_the_other(texts):
+    letters, ends = letters_of(column(texts))
+    assert to_text(letters) == "".join(plain_letters(t) + "\0" for t in texts)
+    assert list(ends) == sorted(set(ends))
+
+
+def test_a_slice_of_a_column_and_what_is_no_letter():
+    letters, ends = letters_of(column(["xx", "Ab，一 二😀\n三。四!", "yy"]).slice(1, 1))
+    assert to_text(letters) == "ab一二三四\0"
+    assert ends.tolist() == [4, 5, 6]
+
+
+@given(st.lists(st.text(alphabet="一二Ab", min_size=1, max_size=10), min_size=1, max_size=12), SOME)
+def test_at_each_place_the_longest_phrase_is_found(phrases, text):
+    letters = plain_letters(text)
+    wanted = set()
+    for begin in range(len(letters)):
+        here = [p.lower() for p in phrases if letters.startswith(p.lower(), begin)]
+        if here:
+            wanted.add((begin, max(here, key=len)))
+    assert {(begin, phrases[p].lower()) for begin, p in matches(phrases, text)} == wanted
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_phrases_of_any_length_with_white_space_and_punctuation_between(size):
+    phrase = "长按二维码关注公众号领取"[:size]
+    assert matches([phrase], f"请{'， '.join(phrase)}！") == {(1, 0)}
+    assert matches([phrase, phrase + "红包"], f"请{phrase}红包") == {(1, 1)}
+    assert matches([phrase], "请" + phrase[:-1] + "他") == set()
+
+
+def test_a_phrase_without_letters_is_an_error_and_no_phrases_find_nothing():
+    with pytest.raises(ValueError, match="'……' has no letters"):
+        make_matcher(["好", "……"])
+    assert matches([], "什么都没有") == set()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(0, 2**64 - 1))
+def test_a_filter_holds_what_was_put_in(hashes, other):
+    found = make_filter(np.array(hashes, np.uint64))
+    assert all(may_hold(found, np.uint64(h)) for h in hashes)
+    if not hashes:
+        assert not may_hold(found, np.uint64(other))
