@@ -59,6 +59,32 @@ def test_how_the_sample_is_divided_and_ordered_does_not_matter(tmp_path):
     assert many.documents.tolist() == one.documents.tolist()
 
 
+def test_a_document_counts_once(tmp_path):
+    rng = random.Random(8)
+    often = [prose(rng, 900) + (f"\n{ADVERT}\n" + prose(rng, 90)) * 9 for _ in range(7)]
+    assert found(tmp_path, often, parts=7).texts == []
+    phrases = found(tmp_path, [*often, f"{prose(rng, 900)}\n{ADVERT}"], parts=8)
+    assert phrases.texts == [ADVERT]
+    assert phrases.documents.tolist() == [8]
+
+
+def test_adverts_with_a_part_in_common_are_divided_where_the_counts_differ(tmp_path):
+    rng = random.Random(9)
+    left, middle, right = (prose(rng, 30)[:17] for _ in range(3))
+    texts = [f"{prose(rng, 300)}\n{left}{middle}{right}\n" for _ in range(20)]
+    texts += [f"{prose(rng, 300)}\n{middle}\n" for _ in range(40)]
+    phrases = dict(zip(*vars(found(tmp_path, texts)).values(), strict=True))
+    assert phrases == {middle: 60, left + middle[:7]: 20, middle[-7:] + right: 20}
+
+
+def test_a_phrase_that_stands_in_a_longer_one_is_left_out_unless_it_is_alone_as_well(tmp_path):
+    rng = random.Random(10)
+    texts = [f"{prose(rng, 300)}\n{ADVERT}\n" for _ in range(20)]
+    more = [f"{prose(rng, 300)}\n{ADVERT}全部免费" for _ in range(16)]
+    assert found(tmp_path, texts + more).texts == [ADVERT]
+    assert found(tmp_path, texts[:4] + more).texts == [ADVERT + "全部免费"]
+
+
 def test_more_grams_than_the_first_table_holds(tmp_path):
     rng = random.Random(3)
     advert = prose(rng, 6000).replace("。", "").replace("，", "")
@@ -113,6 +139,12 @@ def test_a_sentence_that_only_mentions_it_stays_but_is_a_hit():
     assert cut.text.to_pylist() == [text]
     assert cut.hits.tolist() == [2]
     assert not cut.changed.any()
+
+
+def test_a_phrase_within_a_longer_one_is_no_second_hit():
+    cut = boilerplate([ADVERT[4:14], ADVERT]).apply(column([ADVERT, ADVERT[2:]]))
+    assert cut.hits.tolist() == [1, 1]
+    assert cut.first_hit.tolist() == [1, 0]
 
 
 def test_nothing_found_is_the_very_array():

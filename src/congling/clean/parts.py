@@ -33,7 +33,7 @@ from congling.corpus.readers import read_documents
 from congling.corpus.streams import Reject, Span
 
 STAYS = -1  # in place of an index into REASONS
-PART_BYTES = 128 << 20  # of text
+PART_BYTES = 64 << 20  # of text
 BATCH_BYTES = 4 << 20  # of input
 ROW = np.dtype([("reason", np.int16), ("changes", np.uint16), ("bytes", np.int64)])  # bytes: of the text as read
 _TEXT = pa.schema([("text", pa.large_string()), ("source", pa.string()), ("detail", pa.string())])

@@ -19,6 +19,7 @@ from congling.corpus.documents import SCHEMA
 from congling.corpus.shards import ShardWriter
 
 _ONE_FILE = 1 << 60  # bytes
+_ROWS = 4096  # documents put in order at a time
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ def _write(job: FinishJob, twins: Twins, bucket: int, tally: Tally) -> None:
     if (place >= 0).any():
         _drop(job, twins, bucket, table.filter(pa.array(place >= 0)), place[place >= 0], tally)
         table = table.filter(pa.array(place < 0))
-    order = pa.array(np.argsort(table["key"].to_numpy(), kind="stable"))
-    sorted_table = table.select(SCHEMA.names).combine_chunks().take(order)
+    order = np.argsort(table["key"].to_numpy(), kind="stable")
+    del batches
+    table = table.select(SCHEMA.names).combine_chunks()
     with ShardWriter(job.stage, "corpus", _ONE_FILE, SCHEMA, bucket) as shard:
-        for batch in sorted_table.combine_chunks().to_batches():
-            shard.write(batch)
+        for begin in range(0, len(order), _ROWS):  # not all at once: that would be a third copy of the text
+            for batch in table.take(pa.array(order[begin : begin + _ROWS])).to_batches():
+                shard.write(batch)
 
 
 def _drop(job: FinishJob, twins: Twins, bucket: int, table: pa.Table, place: NDArray[np.int64], tally: Tally) -> None:

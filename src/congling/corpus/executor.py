@@ -11,6 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 T = TypeVar("T")
 R = TypeVar("R")
 _RAY_TASKS_A_CPU = 2  # under way at a time
@@ -46,7 +48,7 @@ class Pool:
         running: deque[Future[R]] = deque()
         try:
             for task in tasks:
-                running.append(self._processes.submit(function, task))
+                running.append(self._processes.submit(_call, function, task))
                 if len(running) >= 2 * self.workers:
                     yield running.popleft().result()
             while running:
@@ -115,7 +117,9 @@ def _map_on_ray(function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
 
 
 def _call(function: Callable[[T], R], task: T) -> R:
-    return function(task)
+    result = function(task)
+    pa.default_memory_pool().release_unused()  # an idle worker shall not hold what its last task needed
+    return result
 
 
 def _begin_worker() -> None:
