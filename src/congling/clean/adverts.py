@@ -82,7 +82,7 @@ class Boilerplate:
     def save_list(self, path: Path) -> None:
         """Writes ``adverts.tsv`` for people: kind, documents, letters of harm, text; the worst first."""
         rows = [("phrase", int(n), text) for text, n in zip(self.phrases.texts, self.phrases.documents, strict=True)]
-        rows += [("line", int(self.line_documents[place]), text) for place, text in self.line_texts.items()]
+        rows += [("line", int(self.line_documents[k]), text.replace("\t", " ")) for k, text in self.line_texts.items()]
         rows.sort(key=lambda row: (-row[1] * len(row[2]), row[2]))
         table = [f"{kind}\t{n}\t{n * len(text)}\t{text}\n" for kind, n, text in rows]
         atomic_write(path, "".join(["kind\tdocuments\tharm\ttext\n", *table]).encode())
@@ -132,7 +132,7 @@ def _split(joined: NDArray[np.str_]) -> list[str]:
 def read_list(path: Path) -> Phrases:
     """Adverts that people give: one a line, or the table that ``save_list`` wrote, edited. Raises ValueError."""
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         rows = rows[1:] if rows and rows[0][0] == "kind" else rows
         texts = {row[-1].strip(): int(row[1]) if len(row) > 3 and row[1].isdecimal() else 0 for row in rows}
         make_matcher(list(texts))

@@ -86,10 +86,10 @@ class CleanConfig(Config):
     )
     advert_hits: int = option(3, "drop: a document with this many different adverts goes", ge=1)
     advert_list: str = option("", "file of adverts, one a line, to use in place of those found in the corpus")
-    advert_documents: int = option(8, "fewest documents that an advert or a line that is cut everywhere stands in", ge=2)
+    advert_documents: int = option(8, "fewest documents that an advert, or a line that is cut everywhere, is in", ge=2)
     advert_share: float = option(1e-4, "the same as a share of the documents; the larger counts", ge=0, le=1)
     advert_letters: int = option(16, "fewest letters of an advert", ge=9, le=1000)
-    advert_sample_mb: int = option(256, "size of the sample of documents in which adverts are looked for", ge=1)
+    advert_sample_mb: int = option(128, "size of the sample of documents in which adverts are looked for", ge=1)
     line_letters: int = option(9, "fewest Chinese letters of an advert or of a line that is cut everywhere", ge=1)
 
     # -- duplicates (duplicates/)

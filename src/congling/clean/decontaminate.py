@@ -1,7 +1,7 @@
 """Finds texts of evaluation sets in documents: seed and extend.
 
-Of each item (an object of the file, or a paragraph of a text file) every string is taken, letters only. Each fourth
-letter begins a seed; all runs of letters of a document that are seeds are looked up, first in a bitmap, and where one
+Of each item (an object of the file, or a line of a text file) every string is taken, letters only. Each fourth
+letter begins a seed; all runs of letters of a document that are seeds are looked up, first in a filter, and where one
 is, both sides are compared letter by letter for as long as they agree. So any run of ``gram`` letters that item and
 document share is found, and nothing else is: no error by hash.
 
@@ -38,6 +38,7 @@ from congling.clean.letters import (
 )
 from congling.corpus.documents import text_buffers
 from congling.corpus.readers import find_files, read_documents, read_objects
+from congling.corpus.streams import COMPRESSED
 
 _STRIDE = 4  # letters from seed to seed
 _SHARE = 0.5  # of an item's letters that must be in the document
@@ -138,7 +139,8 @@ class EvalGrams:
 
 
 def _items(file: Path) -> Iterator[Any]:
-    if ".txt" in [suffix.lower() for suffix in file.suffixes[-2:]]:
+    name = file.stem if file.suffix.lower() in COMPRESSED else file.name
+    if name.lower().endswith(".txt"):
         for batch in read_documents(file):
             yield from batch["text"].to_pylist()
         return

@@ -117,7 +117,9 @@ class Judges:
             return
         left = verdict.text.take(pa.array(rows))
         counts, none = measure(left), np.zeros(len(left), np.int64)  # what was garbled is gone by now
-        normal = Normalised(left, none.astype(np.uint16), none, none, counts.characters)
+        normal = Normalised(
+            left, changes=none.astype(np.uint16), garbled=none, characters=counts.characters, mojibake=none
+        )
         values = measures(normal, counts)
         broken = judge(values, self.limits)
         for i, rule, value in zip(rows.tolist(), broken.tolist(), values, strict=True):

@@ -72,7 +72,7 @@ def prepare(
             for done in pool.map(partial(count_part, job), range(len(parts.files))):
                 bar.advance(done)
     if config.adverts != "off":
-        boilerplate = _find(job, int(documents * min(1.0, rates[0])))
+        boilerplate = _find(job, documents)
         boilerplate.save(evidence / "boilerplate.npz")
         boilerplate.save_list(evidence / "adverts.tsv")
     if wanted:
@@ -122,22 +122,28 @@ def _staying_texts(job: CountJob, number: int) -> Iterator[tuple[pa.Array, np.nd
 
 
 def _find(job: CountJob, documents: int) -> Boilerplate:
-    """documents: of the sample."""
+    """documents: those that stay."""
     config, numbers = job.config, range(len(job.parts.files))
-    least = max(config.advert_documents, int(documents * config.advert_share))
     if config.advert_list:
-        phrases = read_list(Path(config.advert_list))
-    else:
-        samples = [job.folder / f"{i:05d}.sample.npy" for i in numbers]
-        phrases = repeats.find_repeats(samples, least, config.advert_letters, config.line_letters)
-    hashes, counts = lines.frequent_lines([job.folder / f"{i:05d}.lines.npy" for i in numbers], least)
+        nothing = np.empty(0, np.uint64), np.empty(0, np.int64)
+        return Boilerplate(read_list(Path(config.advert_list)), *nothing, config.line_letters, {})
+    samples = [job.folder / f"{i:05d}.sample.npy" for i in numbers]
+    of_sample = _least(config, int(documents * min(1.0, job.advert_rate)))
+    phrases = repeats.find_repeats(samples, of_sample, config.advert_letters, config.line_letters)
+    hashes = [job.folder / f"{i:05d}.lines.npy" for i in numbers]
+    found, counts = lines.frequent_lines(hashes, _least(config, documents))
     worst = np.sort(np.argsort(-counts, kind="stable")[:_NAMED_LINES])
     named: dict[int, str] = {}
     for i in numbers[:_LOOKED_THROUGH] if len(worst) else ():
         for text, _ in _staying_texts(job, i):
-            found = lines.find_lines(text, hashes[worst], config.line_letters)
-            named = {int(worst[place]): line for place, line in found.items()} | named
-    return Boilerplate(phrases, hashes, counts, config.line_letters, named)
+            texts = lines.find_lines(text, found[worst], config.line_letters)
+            named = {int(worst[place]): line for place, line in texts.items()} | named
+    return Boilerplate(phrases, found, counts, config.line_letters, named)
+
+
+def _least(config: CleanConfig, documents: int) -> int:
+    """In how many of so many documents boilerplate stands at least."""
+    return max(config.advert_documents, int(documents * config.advert_share))
 
 
 def _sample(job: CountJob) -> pa.Array:
