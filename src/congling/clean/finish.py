@@ -84,7 +84,7 @@ def _divided(
         gone, there = np.flatnonzero(here.reason != STAYS), np.flatnonzero(here.reason == STAYS)
         with tally.clock("reject"):
             _reject(rejects, tally, batch, here.ids, gone, here.reason, here.details(batch, job.config, judges.limits))
-        alive = batch.take(pa.array(there))
+        alive = batch.take(pa.array(there)) if len(gone) else batch
         with tally.clock("judge"):
             verdict = judges.judge(alive["text"])
         late = np.flatnonzero(verdict.reason != STAYS)
@@ -167,7 +167,7 @@ def _keep(
     tally: Tally,
 ) -> tuple[pa.RecordBatch, NDArray[Any]]:
     where = pa.array(stays)
-    text = verdict.text.take(where)
+    text = verdict.text.take(where) if len(stays) < len(batch) else verdict.text
     final = np.empty(len(stays), FINAL)
     final["id"], final["hashes"], final["changed"] = ids[stays], hashes[stays], verdict.changed[stays]
     final["characters"] = pc.utf8_length(text).to_numpy()
@@ -194,14 +194,15 @@ def _write_piece(job: FinishJob, number: int, kept: pa.Table) -> None:
     order = np.argsort(bucket, kind="stable")
     ends = np.searchsorted(bucket[order], np.arange(job.buckets + 1))
     kept = kept.combine_chunks()
+    one_bucket = job.buckets == 1
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         atomic_open(job.pieces / f"{number:05d}.arrow") as file,
         pa.ipc.new_file(file, PIECE, options=options) as writer,
     ):
         for k in range(job.buckets):
-            rows = pa.array(order[ends[k] : ends[k + 1]])
-            [batch] = kept.take(rows).combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], PIECE)]
+            of_bucket = kept if one_bucket else kept.take(pa.array(order[ends[k] : ends[k + 1]])).combine_chunks()
+            [batch] = of_bucket.to_batches() or [pa.RecordBatch.from_pylist([], PIECE)]
             writer.write_batch(batch)
 
 
