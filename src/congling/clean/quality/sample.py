@@ -12,7 +12,10 @@ import pyarrow as pa
 import xxhash
 
 from congling.artifact import MANIFEST, hash_json, read_manifest
+from congling.clean.config import CleanConfig
+from congling.clean.normalise import normalise
 from congling.clean.quality.config import LabelConfig
+from congling.corpus.documents import make_batch
 from congling.corpus.readers import find_files, read_documents
 from congling.corpus.shards import read_shard
 from congling.corpus.streams import Reject
@@ -65,7 +68,9 @@ def draw(corpus: Path, config: LabelConfig, reporter: Reporter) -> tuple[str, li
 
 
 def _raw(file: Path, config: LabelConfig, damaged: list[Reject]) -> Iterator[pa.RecordBatch]:
-    yield from read_documents(file, text_key=config.text_key, encoding=config.encoding, on_reject=damaged.append)
+    """Raw documents, normalised: people shall judge texts, not tags, and not what a cut among tags leaves of them."""
+    for batch in read_documents(file, text_key=config.text_key, encoding=config.encoding, on_reject=damaged.append):
+        yield make_batch(normalise(batch["text"], CleanConfig()).text, batch["source"], batch["id"].to_numpy())
 
 
 class _Pool:
@@ -86,7 +91,9 @@ class _Pool:
 
     def drawn(self) -> list[Document]:
         self._prune()
-        return [self._found[key] for key in sorted(self._found)]
+        # By another hash than the draw: a large source was drawn by its smallest, and all of it would come first.
+        again = sorted((xxhash.xxh3_64_intdigest(key.to_bytes(8, "little")), key) for key in self._found)
+        return [self._found[key] for _, key in again]
 
     def _prune(self) -> None:
         seen: dict[str, int] = {}
