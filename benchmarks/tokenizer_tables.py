@@ -90,12 +90,12 @@ def sentence(chinese):
     )
 
 
-def put(file, text):
+def put(file, text, name="tokenizer"):
     whole = file.read_text(encoding="utf-8")
-    before, found, rest = whole.partition("<!-- tokenizer -->\n")
+    before, found, rest = whole.partition(f"<!-- {name} -->\n")
     assert found, f"{file} has no marker"
-    after = rest.partition("<!-- /tokenizer -->")[2]
-    file.write_text(f"{before}<!-- tokenizer -->\n{text}\n<!-- /tokenizer -->{after}", encoding="utf-8")
+    after = rest.partition(f"<!-- /{name} -->")[2]
+    file.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

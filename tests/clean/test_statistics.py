@@ -217,10 +217,23 @@ def test_lines_with_an_address():
         ("the cat sat on the mat and ate", 0),
         ("甲 、 乙、、丙 | 丁\t戊　己", 6),
         ("手机、电脑、相机\n耳机、音箱、键盘", 0),
+        ("the cat　sat on　the mat　and ate", 0),  # wide spaces between words
+        ("甲　乙\u2003丙　丁　戊　己", 6),
     ],
 )
 def test_word_lists(text, stuffed):
     assert _one(text, "stuffed") == stuffed
+
+
+@pytest.mark.parametrize("before", range(4085, 4100))
+def test_a_long_line_is_counted_as_a_short_one(before):
+    """Its marks are counted a block of 4096 bytes at a time."""
+    text = "a" * before + "。手机、电脑,相机|耳机_音箱#键盘。见 https://a.cn" + "字" * 60
+    counts = _measure(text)
+    assert counts.stuffed.tolist() == [12]
+    assert counts.linked.tolist() == counts.characters.tolist() == [len(text) - 1]
+    assert counts.punctuation.tolist() == [11]
+    assert counts.unfinished.tolist() == [62]
 
 
 def test_samples_are_bounded(monkeypatch):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from congling.clean.characters import Bytes
+from congling.clean.characters import Bytes, copy, encode
 from congling.corpus.documents import from_buffers, text_buffers
 
 _BLOCK = "address article aside blockquote br center dd div dl dt fieldset figure footer form h1 h2 h3 h4 h5 h6 head"
@@ -30,16 +30,27 @@ _PRIME = np.uint64(0x100000001B3)
 _COMMENT, _SCRIPT, _STYLE = 1, 2, 4  # what was found to have no end
 
 
-def strip_markup(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
-    """The documents without HTML remains, and which of them changed [N]."""
+def strip_markup(
+    text: pa.LargeStringArray, wanted: NDArray[np.uint16] | None = None
+) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
+    """The documents without HTML remains, and which of them changed [N].
+
+    With ``wanted`` [N], those of 0 are left alone and only the documents that changed are returned.
+    """
     data, offsets = text_buffers(text)
     changed = np.zeros(len(text), np.bool_)
-    if not _has_markup(data[offsets[0] : offsets[-1]]):
+    if _plain(data, int(offsets[0]), int(offsets[-1])) == offsets[-1]:
         return text, changed
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
     ends = np.zeros(len(offsets), np.int64)
-    _strip(data, offsets, *_names(), _WINDOWS, out, ends, changed)
-    return (from_buffers(out[: ends[-1]], ends) if changed.any() else text), changed
+    everything = np.ones(len(text), np.uint16)
+    _strip(
+        data, offsets, everything if wanted is None else wanted, *_names(), _WINDOWS, wanted is None, out, ends, changed
+    )
+    if not changed.any():
+        return text, changed
+    ends = ends if wanted is None else ends[np.flatnonzero([True, *changed])]
+    return from_buffers(out[: ends[-1]], ends), changed
 
 
 @cache
@@ -77,34 +88,45 @@ def _find_slot(keys: NDArray[np.uint64], key: np.uint64) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _has_markup(data: Bytes) -> bool:
-    count = 0
-    for b in data:
-        count += (b == 38) | (b == 60)
-    return count > 0
+def _plain(data: Bytes, i: int, end: int) -> int:
+    """Where the next ``&`` or ``<`` is; ``end`` for none."""
+    while i < end:  # many bytes at once, until there is one among them
+        stop, found = min(i + 128, end), 0
+        for k in range(stop - i):
+            b = data[np.uintp(i + k)]
+            found += (b == 38) | (b == 60)
+        if found > 0:
+            break
+        i = stop
+    while i < end and data[np.uintp(i)] != 38 and data[np.uintp(i)] != 60:
+        i += 1
+    return i
 
 
 @njit(nogil=True, cache=True)
 def _strip(
     data: Bytes,
     offsets: NDArray[np.int64],
+    wanted: NDArray[np.uint16],
     keys: NDArray[np.uint64],
     values: NDArray[np.int64],
     windows: NDArray[np.int64],
+    all_stay: bool,
     out: Bytes,
     ends: NDArray[np.int64],
     changed: NDArray[np.bool_],
 ) -> None:
+    """Writes the documents to ``out``; unless all stay, those alone that changed."""
     o = 0
     for d in range(len(changed)):
-        i, end, endless = offsets[d], offsets[d + 1], 0
+        i, end, endless = offsets[d], offsets[d + 1] if wanted[d] else offsets[d], 0
         while i < end:
+            stop = _plain(data, i, end)
+            o = copy(data, i, stop, out, o)
+            i = stop
+            if i == end:
+                break
             b = data[i]
-            if b != 38 and b != 60:
-                out[o] = b
-                o += 1
-                i += 1
-                continue
             if b == 60:
                 stop, endless, leaves = _tag(data, i, end, keys, values, endless)
                 if stop > i and leaves > _HIDDEN:
@@ -119,6 +141,7 @@ def _strip(
             else:
                 changed[d] = True
                 i = stop
+        o = o if changed[d] or all_stay else ends[d]
         ends[d + 1] = o
 
 
@@ -201,23 +224,9 @@ def _entity(
         return i, o
     if number:
         code = windows[code - 128] if 128 <= code < 160 else code
-        return k + 1, _encode(out, o, 0xFFFD if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000 else code)
+        return k + 1, encode(out, o, 0xFFFD if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000 else code)
     slot = _find_slot(keys, _hash(data, begin, k, _ENTITY_SEED))
     if keys[slot] == 0:
         return i, o
-    o = _encode(out, o, values[slot, 0])
-    return k + 1, _encode(out, o, values[slot, 1]) if values[slot, 1] else o
-
-
-@njit(nogil=True, cache=True)
-def _encode(out: Bytes, o: int, code: int) -> int:
-    """Writes a code point as UTF-8; the end of it."""
-    if code < 0x80:
-        out[o] = code
-        return o + 1
-    size = 2 if code < 0x800 else 3 if code < 0x10000 else 4
-    for k in range(size - 1, 0, -1):
-        out[o + k] = 0x80 | code & 63
-        code >>= 6
-    out[o] = (0xF00 >> size) & 0xFF | code
-    return o + size
+    o = encode(out, o, values[slot, 0])
+    return k + 1, encode(out, o, values[slot, 1]) if values[slot, 1] else o

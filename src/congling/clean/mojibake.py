@@ -15,7 +15,11 @@ top of each other (compare ftfy).
 import re
 from functools import cache
 
-from congling.clean.characters import encoded, is_suspect
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from congling.clean.characters import CODE_POINTS, encoded, is_suspect
 
 # The 300 commonest characters of `../shared/data`, books, news, statutes and technical pages alike.
 _FREQUENT = frozenset(
@@ -35,13 +39,14 @@ _REMAINS = re.compile("[锟斤拷]{3,}|烫{4,}|屯{4,}")
 
 def repair(text: str) -> tuple[str, int]:
     """The text with what can be repaired for certain, and the number of characters of mojibake left in it."""
-    lines = text.split("\n")
-    left = 0
-    odd = _suspects()
-    for i, line in enumerate(lines):
-        if len(odd.findall(line)) >= 2:
-            lines[i], lost = _repair_line(line)
-            left += lost
+    rows = np.empty(len(text) // 3 + 1, np.int64)
+    rows = rows[: _odd_lines(np.frombuffer(text.encode("utf-32-le"), np.uint32), _suspects(), rows)]
+    if not len(rows):
+        return text, 0
+    lines, left = text.split("\n"), 0
+    for i in map(int, rows):
+        lines[i], lost = _repair_line(lines[i])
+        left += lost
     return "\n".join(lines), left
 
 
@@ -94,11 +99,26 @@ def _encode(text: str, encoding: str, errors: str) -> bytes:
     return b"\x80".join(piece.encode(encoding, errors) for piece in text.split("€"))  # as Windows reads it in GBK
 
 
+@njit(nogil=True, cache=True)
+def _odd_lines(codes: NDArray[np.uint32], suspects: NDArray[np.bool_], rows: NDArray[np.int64]) -> int:
+    """Fills ``rows`` with the numbers of the lines that have two suspects or more; returns how many."""
+    found, line, odd = 0, 0, 0
+    for k in range(len(codes)):
+        odd += suspects[codes[k]]
+        if codes[k] == 10 or k + 1 == len(codes):
+            if odd >= 2:
+                rows[found] = line
+                found += 1
+            line, odd = line + 1, 0
+    return found
+
+
 @cache
-def _suspects() -> re.Pattern[str]:
-    """What all mojibake has at least two of in a line."""
-    han = "".join(chr(code) for code in range(0x4E00, 0xA000) if is_suspect(code))
-    return re.compile(f"[\x80-\xff烫屯锟斤拷{han}]")
+def _suspects() -> NDArray[np.bool_]:
+    """What all mojibake has at least two of in a line, bool [0x110000]."""
+    table = np.zeros(CODE_POINTS, np.bool_)
+    table[[*range(0x80, 0x100), *filter(is_suspect, range(0x4E00, 0xA000)), *map(ord, "烫屯锟斤拷")]] = True
+    return table
 
 
 @cache

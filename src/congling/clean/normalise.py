@@ -26,17 +26,18 @@ Indic scripts need are dropped; spaces between Chinese characters.
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
+from numba import njit
 from numpy.typing import NDArray
 
-from congling.clean.characters import compatible, normalise_table
+from congling.clean.characters import Bytes, compatible, copy, normalise_table
 from congling.clean.config import CleanConfig
 from congling.clean.markup import strip_markup
 from congling.clean.mojibake import repair
 from congling.clean.rewrite import HTML, MOJIBAKE, TRADITIONAL, UNICODE, WRAPS, rewrite
+from congling.clean.traditional import simplify
 from congling.clean.wraps import unwrap
 from congling.corpus.documents import from_buffers, text_buffers
 
@@ -46,7 +47,8 @@ CHANGES += ("punctuation", "html", "unicode", "mojibake", "traditional", "wraps"
 _ROUNDS = 16  # of mending; text that has not settled then is nested beyond use and counts as garbled
 
 Bits = NDArray[np.uint16]
-Step = Callable[[pa.LargeStringArray], tuple[pa.LargeStringArray, NDArray[np.bool_]]]  # (texts, which changed)
+# The texts, and which need the step; returns the texts that changed, and which those are.
+Step = Callable[[pa.LargeStringArray, Bits], tuple[pa.LargeStringArray, NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -66,67 +68,69 @@ def normalise(text: pa.Array, config: CleanConfig) -> Normalised:
     clean, changes, needs, counts = _rewrite(before, config)
     changes[tags] |= HTML
     versions, newest = [clean], np.arange(len(clean))  # newest: where the newest text of a document is in versions
-    mojibake = np.zeros(len(clean), np.int64)
-    pending = np.flatnonzero(needs)
-    for _ in range(_ROUNDS):
-        if not len(pending):
+    mojibake, rows = np.zeros(len(clean), np.int64), np.arange(len(clean))
+    for _ in range(_ROUNDS):  # rows: which documents clean has
+        if not needs.any():
             break
-        rows = np.flatnonzero(needs)
-        mended, done, mojibake[pending] = _mend(_take(clean, rows), _take(before, rows), needs[rows])
-        pending = pending[done != 0]
-        before = _take(mended, np.flatnonzero(done))
+        before, done, left = _mend(clean, before, needs)
+        mojibake[rows[needs != 0]] = left[needs != 0]
+        rows, done = rows[done != 0], done[done != 0]
         clean, more, needs, again = _rewrite(before, config)
-        changes[pending] |= more | done[done != 0]
-        counts[pending, 0] = np.where(done[done != 0] & MOJIBAKE, again[:, 0], counts[pending, 0])
-        newest[pending] = sum(map(len, versions)) + np.arange(len(clean))
+        changes[rows] |= more | done
+        counts[rows, 0] = np.where(done & MOJIBAKE, again[:, 0], counts[rows, 0])
+        newest[rows] = sum(map(len, versions)) + np.arange(len(rows))
         versions.append(clean)
-        pending = pending[needs != 0]
-    counts[pending, 0] = counts[pending, 1]
-    clean = _take(pa.concat_arrays(versions), newest) if len(versions) > 1 else clean
-    return Normalised(clean, changes, counts[:, 0], counts[:, 1], mojibake)
+    unsettled = rows[needs != 0]
+    counts[unsettled, 0] = counts[unsettled, 1]
+    return Normalised(_gather(versions, newest), changes, counts[:, 0], counts[:, 1], mojibake)
 
 
 def _mend(
     text: pa.LargeStringArray, before: pa.LargeStringArray, needs: Bits
 ) -> tuple[pa.LargeStringArray, Bits, NDArray[np.int64]]:
-    """The documents with what they need done, bits of what changed, and the characters of mojibake left.
+    """The documents that change when what they need [N] is done, bits of what was done [N], characters of mojibake [N].
 
-    Mojibake is repaired as it was before the kernel dropped the control characters that are part of it.
+    Mojibake is repaired as it was before the kernel dropped the control characters that are part of it; such a document
+    has the rest done when the kernel has seen the new text.
     """
     done, left = np.zeros(len(text), np.uint16), np.zeros(len(text), np.int64)
     repaired: dict[int, str] = {}
     for i in map(int, np.flatnonzero(needs & MOJIBAKE)):
-        for version in (before[i].as_py(), text[i].as_py()):
+        for version in dict.fromkeys((before[i].as_py(), text[i].as_py())):
             again, left[i] = repair(version)
             if again != version:
                 repaired[i] = again
                 break
-    if repaired:
-        rows = np.array(list(repaired))
-        text = _put(text, rows, pa.array(repaired.values(), pa.large_string()))
-        done[rows] = MOJIBAKE
-        needs = np.where(done, 0, needs)  # the rest when the kernel has seen the new text
+    mended, newest = [pa.array(repaired.values(), pa.large_string())], np.zeros(len(text), np.int64)
+    rows = np.array(list(repaired), np.int64)
+    done[rows], newest[rows] = MOJIBAKE, np.arange(len(rows))
+    todo = [(np.arange(len(text)), text, np.where(done, 0, needs).astype(np.uint16))]
     steps: tuple[tuple[int, Step], ...] = (
         (HTML, strip_markup),
         (UNICODE, _by_text(_compose)),
-        (TRADITIONAL, _by_text(_simplify)),
+        (TRADITIONAL, simplify),
         (WRAPS, unwrap),
     )
     for bit, step in steps:
-        rows = np.flatnonzero(needs & bit)
-        if len(rows):
-            new, changed = step(_take(text, rows))
-            if changed.any():
-                text = _put(text, rows[changed], _take(new, np.flatnonzero(changed)))
-                done[rows[changed]] |= bit
-    return text, done, left
+        for rows, texts, wanted in list(todo):  # what a step changed is for the next ones in place of the old text
+            if (wanted & bit).any():
+                new, changed = step(texts, wanted & np.uint16(bit))
+                if changed.any():
+                    todo.append((rows[changed], new, wanted[changed]))
+                    wanted[changed] = 0
+                    done[rows[changed]] |= bit
+                    newest[rows[changed]] = sum(map(len, mended)) + np.arange(len(new))
+                    mended.append(new)
+    return _gather(mended, newest[done != 0]), done, left
 
 
 def _by_text(function: Callable[[list[str]], list[str]]) -> Step:
-    def step(texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
-        old = texts.to_pylist()
-        new = function(old)
-        return pa.array(new, pa.large_string()), np.array([a != b for a, b in zip(old, new, strict=True)], np.bool_)
+    def step(texts: pa.LargeStringArray, wanted: Bits) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
+        rows = np.flatnonzero(wanted)
+        old = texts.take(pa.array(rows)).to_pylist()
+        changed, new = np.zeros(len(wanted), np.bool_), function(old)
+        changed[rows] = [a != b for a, b in zip(old, new, strict=True)]
+        return pa.array([b for a, b in zip(old, new, strict=True) if a != b], pa.large_string()), changed
 
     return step
 
@@ -135,27 +139,27 @@ def _compose(texts: list[str]) -> list[str]:
     return [unicodedata.normalize("NFC", text.translate(compatible())) for text in texts]
 
 
-def _simplify(texts: list[str]) -> list[str]:
-    return _converter()("\0".join(texts)).split("\0")  # normalised text has no NUL; one call for all is quicker
+def _gather(versions: list[pa.LargeStringArray], rows: NDArray[np.int64]) -> pa.LargeStringArray:
+    """The texts ``rows`` of the versions, one after another."""
+    if len(versions) == 1 and len(rows) == len(versions[0]):
+        return versions[0]
+    buffers = [text_buffers(version) for version in versions]
+    ends = np.concatenate([[0], np.concatenate([np.diff(offsets) for _, offsets in buffers])[rows]]).cumsum()
+    out, first = np.empty(int(ends[-1]), np.uint8), 0
+    for data, offsets in buffers:
+        _place(data, offsets, rows - first, ends, out)
+        first += len(offsets) - 1
+    return from_buffers(out, ends)
 
 
-@cache
-def _converter() -> Callable[[str], str]:
-    from opencc import OpenCC  # only corpora with traditional characters need it
-
-    convert: Callable[[str], str] = OpenCC("t2s").convert
-    return convert
-
-
-def _take(texts: pa.LargeStringArray, rows: NDArray[np.int64]) -> pa.LargeStringArray:
-    return texts if len(rows) == len(texts) and (rows == np.arange(len(rows))).all() else texts.take(pa.array(rows))
-
-
-def _put(texts: pa.LargeStringArray, rows: NDArray[np.int64], new: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The texts with those of ``rows`` replaced."""
-    where = np.arange(len(texts))
-    where[rows] = len(texts) + np.arange(len(new))
-    return _take(pa.concat_arrays([texts, new]), where)
+@njit(nogil=True, cache=True)
+def _place(
+    data: Bytes, offsets: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64], out: Bytes
+) -> None:
+    """Copies the documents ``rows`` to ``out[ends[k]:]``; those out of range are elsewhere."""
+    for k in range(len(rows)):
+        if 0 <= rows[k] < len(offsets) - 1:
+            copy(data, offsets[rows[k]], offsets[rows[k] + 1], out, ends[k])
 
 
 def _rewrite(text: pa.Array, config: CleanConfig) -> tuple[pa.LargeStringArray, Bits, Bits, NDArray[np.int64]]:

@@ -17,9 +17,12 @@ def is_word(b: int) -> bool:
     return 48 <= b <= 57 or 97 <= b | 32 <= 122 or b == 95
 
 
+_WORD = np.array([is_word(b) for b in range(256)])
+
+
 @njit(nogil=True, cache=True)
 def word_end(data: Bytes, i: int, end: int) -> int:
-    while i < end and is_word(data[i]):
+    while i < end and _WORD[data[np.uintp(i)]]:
         i += 1
     return i
 
@@ -78,7 +81,7 @@ _COLON, _NUMBER_OF, _CLOSE, _ADD = "：".encode(), "号码".encode(), "）".enco
 _THINGS, _UNITS = "单编序批货文型件票".encode(), "元万亿人次个年块美".encode()
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def may_number(data: Bytes, i: int, after: int, end: int) -> bool:
     """Whether a long number may begin with the word of digits at ``i``: quick, for it is asked of every one."""
     size = after - i
@@ -243,12 +246,15 @@ def _address6(data: Bytes, i: int, end: int) -> int:
     return k if whole and numbers > 0 and not local and data[k - 1] != 58 else i
 
 
-@njit(nogil=True, cache=True, inline="always")
+_BEFORE_NAME = np.array([b >= 0x80 or chr(b) in ":=qQ" for b in range(256)])
+
+
+@njit(nogil=True, cache=True)
 def may_name(data: Bytes, begin: int, i: int) -> bool:
     """Whether a keyword may stand before the word at ``i``: quick, for it is asked of every word."""
-    k = i - 2 if i - 1 > begin and data[i - 1] == 32 else i - 1
-    b = data[k] if k >= begin else np.uint8(0)
-    return bool(b >= 0x80 or b == 58 or b == 61 or b | 32 == 113 or data[i] | 32 == 113 or (b == 32 and k < i - 1))
+    k = i - 1 - int(i - 1 > begin and data[np.uintp(i - 1)] == 32)
+    b = data[np.uintp(k)] if k >= begin else np.uint8(0)
+    return bool(_BEFORE_NAME[b] | (data[np.uintp(i)] | 32 == 113) | ((b == 32) & (k < i - 1)))
 
 
 @njit(nogil=True, cache=True)

@@ -56,6 +56,7 @@ PLACEHOLDERS = (
 )  # of KINDS; account has three
 
 _LEAST = 5  # bytes of the shortest find
+_BEGINS = np.array([b < 0x80 and (is_word(b) or b == 64) for b in range(256)])  # bytes a find has to do with
 
 
 def mask(text: pa.Array, kinds: Sequence[str]) -> tuple[pa.LargeStringArray, NDArray[np.int64]]:
@@ -122,21 +123,29 @@ def _find(data: Bytes, offsets: Numbers, wanted: NDArray[np.bool_], finds: Numbe
         begin, end = offsets[d], offsets[d + 1]
         i = begin
         while i < end:
-            b = data[i]
-            if not (b < 0x80 and (is_word(b) or b == 64)):
+            while i < end and not _BEGINS[data[np.uintp(i)]]:
                 i += 1
-                continue
+            if i == end:
+                break
+            b = data[i]
             start, stop, kind = i, i, -1
             if b == 64:
                 start, stop = email(data, begin, i, end)
                 kind = EMAIL
             else:
                 after = word_end(data, i, end)
-                if 48 <= b <= 57 and may_number(data, i, after, end):
+                size, is_digit = after - i, 48 <= b <= 57
+                follows = data[after] if after + 1 < end else np.uint8(0)
+                may_be_address = (size <= 4) & ((follows == 58) | (follows == 46))
+                may_be_named = (size >= 5) & may_name(data, begin, i)
+                if not (may_be_address | may_be_named | is_digit):  # most words: one branch is quicker than three
+                    i = after
+                    continue
+                if is_digit and may_number(data, i, after, end):
                     start, stop, kind = number(data, begin, i, after, end, digits, groups)
-                if stop == i and after - i <= 4 and after + 1 < end and (data[after] == 58 or data[after] == 46):
+                if stop == i and may_be_address:
                     start, stop, kind = i, address(data, begin, i, after, end), IP
-                if after - i >= 5 and (stop == i or not wanted[kind]) and may_name(data, begin, i):
+                if may_be_named and (stop == i or not wanted[kind]):
                     start, stop, kind = account(data, begin, i, end)
             if stop > i and wanted[kind]:
                 finds[found, 0], finds[found, 1], finds[found, 2] = start, stop, kind

@@ -5,7 +5,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from congling.clean import characters as ch
-from congling.clean.characters import Bytes, decode
+from congling.clean.characters import Bytes, copy, decode
 
 # Bits of what was changed, in the order of normalise.CHANGES. The last five are also what a document may still need.
 _CONTROL, _INVISIBLE, _GARBLED, _NEWLINES, _SPACES, _BLANK_LINES, _FULLWIDTH, _PUNCTUATION = [1 << b for b in range(8)]
@@ -54,11 +54,18 @@ def _rewrite_one(
     line_read, line_suspects = 0, 0  # where the counts were at the start of the line
     while i < end:
         if last < 0 and (o > start or data[i] != 32):
-            stop, n, odd, old = _plain_run(data, i, end, table, out, o)
-            i, o, read = stop, o + stop - i, read + n
+            stop, n, odd, old = _plain_run(data, i, end, table)
+            o = copy(data, i, stop, out, o)
+            i, read = stop, read + n
             suspects, traditional = suspects + odd, traditional + old
             if i == end:
                 break
+            if n > 0 and data[i] == 10 and i + 1 < end and _shows(data[i + 1]):  # the end of a line as it should be
+                out[o] = 10
+                i, o, lines = i + 1, o + 1, lines + 1
+                need |= _suspicious(suspects - line_suspects, read - dropped - line_read)
+                line_read, line_suspects = read - dropped, suspects
+                continue
         code, size = decode(data, i, end)
         kind = table[code]
         if kind < ch.PLAIN:
@@ -93,7 +100,7 @@ def _rewrite_one(
             out[o] = code
             o += 1
         else:
-            o = _copy(data, i - size, i, out, o)
+            o = copy(data, i - size, i, out, o)
     kept = read - dropped
     need |= _suspicious(suspects - line_suspects, kept - line_read)
     need |= TRADITIONAL if traditional * _TRADITIONAL_SHARE > kept else 0
@@ -103,40 +110,43 @@ def _rewrite_one(
 
 
 @njit(nogil=True, cache=True)
-def _plain_run(data: Bytes, i: int, end: int, table: Bytes, out: Bytes, o: int) -> tuple[int, int, int, int]:
-    """Copies what stays as it is: most of a text. Returns (where that ends, characters, suspects, traditional ones).
+def _plain_run(data: Bytes, i: int, end: int, table: Bytes) -> tuple[int, int, int, int]:
+    """Walks over what stays as it is, most of a text. Returns (where it ends, characters, suspects, traditional ones).
 
-    Punctuation and spaces are copied when a character follows that is sure to be another and to stay.
+    Punctuation and spaces belong to it when a character follows that is sure to be another and to stay.
     """
     read, suspects, traditional = 0, 0, 0
     while i < end:
-        a = data[i]
-        if a < 0x80:
-            kind = table[a]
-            if kind != ch.PLAIN and not (
-                (a == 32 or kind >= ch.REPEAT2) and i + 1 < end and _shows(data[i + 1]) and data[i + 1] != a
-            ):
+        a = data[np.uintp(i)]
+        if a >= 0xE0:
+            if a > 0xEF or i + 2 >= end:
                 break
-            out[o] = a
-            read += a != 32
+            b, c = np.uintp(data[np.uintp(i + 1)]), np.uintp(data[np.uintp(i + 2)])
+            kind = table[
+                (np.uintp(a) & np.uintp(15)) << np.uintp(12) | (b & np.uintp(63)) << np.uintp(6) | c & np.uintp(63)
+            ]
+            if kind != ch.PLAIN:
+                if kind < ch.PLAIN or (
+                    kind > ch.TRADITIONAL and not (kind == ch.REPEAT3 and i + 3 < end and _shows(data[np.uintp(i + 3)]))
+                ):
+                    break
+                suspects += kind == ch.SUSPECT
+                traditional += kind == ch.TRADITIONAL
+            read += 1
+            i += 3
+        elif a < 0x80:
+            kind = table[np.uintp(a)]
+            if kind != ch.PLAIN:
+                if (a != 32 and kind < ch.REPEAT2) or i + 1 >= end:
+                    break
+                b = data[np.uintp(i + 1)]
+                if not _shows(b) or b == a:
+                    break
+                read -= a == 32
+            read += 1
             i += 1
-            o += 1
-            continue
-        if a < 0xE0 or a > 0xEF or i + 2 >= end:
+        else:
             break
-        kind = table[(np.int64(a) & 15) << 12 | (np.int64(data[i + 1]) & 63) << 6 | (np.int64(data[i + 2]) & 63)]
-        if kind < ch.PLAIN or (
-            kind > ch.TRADITIONAL and not (kind == ch.REPEAT3 and i + 3 < end and _shows(data[i + 3]))
-        ):
-            break
-        suspects += kind == ch.SUSPECT
-        traditional += kind == ch.TRADITIONAL
-        out[o] = a
-        out[o + 1] = data[i + 1]
-        out[o + 2] = data[i + 2]
-        read += 1
-        i += 3
-        o += 3
     return i, read, suspects, traditional
 
 
@@ -149,14 +159,6 @@ def _line_break(data: Bytes, i: int, end: int) -> int:
         k += 1
     stays = k < end and k - line <= _INDENT and _shows(data[k]) and (k == line or data[k] < 0x80)
     return k if stays else i
-
-
-@njit(nogil=True, cache=True)
-def _copy(data: Bytes, i: int, end: int, out: Bytes, o: int) -> int:
-    """Copies ``data[i:end]`` to ``out[o:]``; the end of it."""
-    for k in range(i, end):
-        out[o + k - i] = data[k]
-    return o + end - i
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -177,7 +179,7 @@ def _white_space(
     """Walks over white space and dropped characters; returns (i, end in out, changes, garbled characters)."""
     stop = _line_break(data, i, end) if data[i] == 10 and not at_start else i
     if stop > i:
-        return stop, _copy(data, i, stop, out, begin), 0, 0
+        return stop, copy(data, i, stop, out, begin), 0, 0
     o, line = begin, begin  # line: where the line begins in out (or the run of spaces, in a line)
     newlines = 2 if at_start else 0  # the start of a document is like a blank line
     changed, garbled, code = 0, 0, 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from congling.clean.config import CleanConfig
@@ -175,12 +176,20 @@ def format_number(value: float) -> str:
 
 def histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """How many of N documents are in each bin, [R, BINS], of values [N, R]. Histograms add up."""
-    bins = np.minimum((values * BINS).astype(np.int64), BINS - 1)
+    bins = values * BINS
     for r, rule in enumerate(RULES):
         if rule.log:
-            bins[:, r] = np.clip(np.searchsorted(bin_edges(rule), values[:, r], "right") - 1, 0, BINS - 1)
-    bins += np.arange(len(RULES)) * BINS
-    return np.bincount(bins.ravel(), minlength=len(RULES) * BINS).reshape(-1, BINS)
+            bins[:, r] = np.searchsorted(bin_edges(rule), values[:, r], "right") - 1
+    counts = np.zeros((len(RULES), BINS), np.int64)
+    _count_bins(bins, counts)
+    return counts
+
+
+@njit(nogil=True, cache=True)
+def _count_bins(bins: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+    for d in range(len(bins)):
+        for r in range(len(counts)):
+            counts[r, min(max(int(bins[d, r]), 0), BINS - 1)] += 1
 
 
 def bin_edges(rule: Rule) -> NDArray[np.float64]:

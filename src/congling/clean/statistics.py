@@ -7,12 +7,6 @@ Repetition follows Rae et al. 2021 (Gopher, arXiv:2112.11446, table A1) with cha
 segmentation. Not followed: shares count an n-gram's *further* occurrences, so that a poem of 20 letters is not
 repetitive because two of them come twice; paragraphs are lines of 50 characters or more, for most Chinese text has no
 blank lines; a document's first 50,000 letters are looked at, of the most frequent n-grams its first 4096.
-
-Repeated n-grams, n = 5 to 10, are found in one walk, as LZ77 (Ziv & Lempel 1977) finds matches. At a letter, look for
-the latest place where the same 5 letters were met, and take the longest run of letters that are the same here and
-there, L. For each n ≤ L the L letters are repeated. Where the run goes on for 10 letters or more there is nothing to
-find, and the walk goes on where 9 are left of it. So n = 5 is exact; for more, an n-gram whose 5 letters were met
-again elsewhere in between may go unseen (at most 0.06 of a share in 240 real texts of four kinds).
 """
 
 from dataclasses import dataclass
@@ -25,19 +19,29 @@ from numpy.typing import NDArray
 
 from congling.clean import characters as ch
 from congling.clean.characters import Bytes, class_table, decode
+from congling.clean.grams import (
+    ONE,
+    PRIME,
+    REPEATED_GRAMS,
+    SPARE,
+    TOP_GRAMS,
+    TWO,
+    Letters,
+    bits_for,
+    count_repeated,
+    keep_repeated,
+    kernel,
+    most_frequent,
+)
 from congling.corpus.documents import text_buffers
 
-TOP_GRAMS = (2, 3, 4)
-REPEATED_GRAMS = (5, 6, 7, 8, 9, 10)
 TOP_SAMPLE = 4096  # letters whose most frequent n-grams are counted
 PARAGRAPH = 50  # characters from which a line is a paragraph
 SHORT_LINE = 20  # characters below which a line may be an entry of a list
 _SAMPLE = 50_000  # letters of a document whose repetition is looked at; below 2^16, a place is 16 bits
 _LINES = 1 << 15
 _ITEM, _ITEMS = 8, 6  # letters at most of an item of a word list, items at least
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
-_MIX = np.uint64(0xD6E8FEB86659FD93)
-_TAG = np.uint64(0xFFFFFFFFFFFF0000)
+_BLOCK = 4096  # bytes of a line whose marks are kept at once
 
 # Kinds of characters: the classes of letters, then those of punctuation. _STOP and _END end a sentence; what closes
 # a bracket, and a colon, can end a line.
@@ -106,88 +110,118 @@ def _measure(data: Bytes, offsets: NDArray[np.int64], kinds: Bytes, counts: NDAr
     longest = 1
     for d in range(len(counts)):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    letters, again = np.empty(min(longest, _SAMPLE), np.uint16), np.empty(min(longest, _SAMPLE) + 1, np.uint8)
-    found = np.empty(1 << _bits(2 * len(letters)), np.uint32)
-    wide = np.empty(len(letters) + 1, np.uint16)  # how many of the letters before a letter are not ASCII
-    places, slots = np.empty(TOP_SAMPLE, np.int32), np.empty(TOP_SAMPLE, np.uint16)
-    grams = np.empty(2 * TOP_SAMPLE, np.uint64)
-    lines = np.empty((min(longest, _LINES), 2), np.uint64)  # hash, characters
-    seen = np.empty(1 << _bits(2 * len(lines)), np.uint64)
+    room = min(longest, _SAMPLE)
+    letters, again = np.empty(room + SPARE, np.uint16), np.empty(room + 1, np.uint8)
+    marks, lines = np.empty(_BLOCK + 1, np.int64), np.empty((min(longest, _LINES), 2), np.uint64)  # hash, characters
+    places, slots = np.empty(room, np.int32), np.empty(room, np.uint32)
+    counters, found = np.empty(1 << bits_for(4 * room), np.uint16), np.empty(1 << bits_for(2 * room), np.uint32)
+    table = np.empty(1 << bits_for(2 * max(room, len(lines))), np.uint64)
+    wide = np.empty(room + 1, np.uint16)  # how many of the letters before a letter are not ASCII
     counted = np.empty(len(REPEATED_GRAMS), np.int64)  # for each n: letters before this one have been counted
     for d in range(len(counts)):
         row = counts[d]
-        n, count = _walk(data, offsets[d], offsets[d + 1], kinds, row, letters, lines)
+        n, count = _walk(data, offsets[d], offsets[d + 1], kinds, row, letters[: room + 1], marks, lines)
         row[_LETTERS] = n
-        _repeated_lines(lines, count, seen, row)
+        _repeated_lines(lines, count, table, row)
         sample = min(n, TOP_SAMPLE)
         again[: n + 1] = 1
         for k in range(len(TOP_GRAMS)):
-            row[_TOP + k] = _most_frequent(letters, sample, TOP_GRAMS[k], again, places, slots, grams)
-        if n > sample:
-            again[: n + 1] = 1  # what is there once in the sample may come again after it
-        _repeated_letters(letters, n, again, wide, found, counted, row[_REPEATED:])
+            kept, most = keep_repeated(letters, sample, TOP_GRAMS[k], again, counters, places, slots)
+            row[_TOP + k] = most_frequent(letters, TOP_GRAMS[k], kept, most, counters, places, slots, table)
+        if n > sample:  # what is there once in the sample may come again after it
+            again[: n + 1] = 1
+            keep_repeated(letters, n, REPEATED_GRAMS[0] - 1, again, counters, places, slots)
+        kept, _ = keep_repeated(letters, n, REPEATED_GRAMS[0], again, counters, places, slots)
+        count_repeated(letters, n, places[:kept], wide, found, counted, row[_REPEATED:])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _walk(
     data: Bytes,
     begin: int,
     end: int,
     kinds: Bytes,
     row: NDArray[np.int64],
-    letters: NDArray[np.uint16],
+    letters: Letters,
+    marks: NDArray[np.int64],
     lines: NDArray[np.uint64],
 ) -> tuple[int, int]:
-    """Counts into ``row``; fills ``letters`` and ``lines``, and returns the numbers of both."""
-    n, han, ascii, marks, count = 0, 0, 0, 0, 0  # letters, of which by quick paths, punctuation, lines so far
-    item, items, run = 0, 0, 0  # letters before the item of a word list; items, letters of the list
-    line, ended, link, first, h = 0, 0, 0, begin, _PRIME  # start of the line, end of a sentence in it, an address, …
-    i, room = begin, len(letters)
+    """Counts into ``row``; fills ``letters`` and ``lines``, and returns the numbers of both.
+
+    There is no branch on whether a character is a letter: all others go to ``marks``, a block of a line at a time.
+    """
+    n, han, ascii, digits, count = 0, 0, 0, 0, 0  # letters, of which Han, ASCII and digits; lines so far
+    state = (0, 0, 0, 0, 0)  # of _count_marks
+    line, link, first, h = 0, False, begin, PRIME  # characters before the line, an address in it, its place and hash
+    i, room, wide = begin, len(letters) - 1, False  # wide: the character before is not ASCII
     while i <= end:
-        a = data[i] if i < end else np.uint8(10)  # the last line ends as well
-        if 0xE5 <= a <= 0xE9 and i + 2 < end:  # U+5000 to U+9FFF: most of all text
-            code = (a & 15) << 12 | (np.int64(data[i + 1]) & 63) << 6 | (np.int64(data[i + 2]) & 63)
-            if n < room:
-                letters[n] = code
-            n, han, i, h = n + 1, han + 1, i + 3, (h ^ np.uint64(code)) * _PRIME
-            continue
-        if 97 <= a | 32 <= 122:
-            if n < room:
-                letters[n] = a | 32
-            n, ascii, i, h = n + 1, ascii + 1, i + 1, (h ^ np.uint64(a)) * _PRIME
-            continue
-        code, size = (np.int64(a), 1) if a < 0x80 else decode(data, i, end)
-        i, kind = i + size, kinds[code]
-        row[kind] += 1
-        if kind < _SPACE:
-            h = (h ^ np.uint64(code)) * _PRIME
-            if kind <= _LETTER:
-                if n < room:
-                    letters[n] = _fold(code)
-                n += 1
-                continue
-            marks += 1
-            ended = n + marks if kind >= _STOP else ended
-            link |= code == 47 and i > begin + 2 and data[i - 2] == 47 and data[i - 3] == 58  # ://
-        elif kind == _SPACE and (item == n or data[i - size - 1] < 128):
-            continue  # words of a phrase
-        fits = 0 < n - item <= _ITEM
-        items, run = (items + 1, run + n - item) if fits else (items, run)
-        if (n > item and not fits) or (kind > _ASCII_COMMA and kind != _SPACE):
-            row[_STUFFED] += run if items >= _ITEMS else 0
-            items, run = 0, 0
-        item = n
-        if kind == _NEWLINE:
-            total = n + marks
-            count = _end_line(data, first, i - 1, total - line, total - ended, h, kinds, lines, count, row)
+        stop, e, kind = min(i + _BLOCK, end), 0, np.uint8(0)
+        while i < stop:
+            u = np.uint64(i)
+            a = data[u]
+            if 0xE0 <= a < 0xF0 and i + 2 < end:
+                code = (np.int64(a) & 15) << 12 | (np.int64(data[u + ONE]) & 63) << 6 | (np.int64(data[u + TWO]) & 63)
+                kind = kinds[np.uint64(code)]
+                letter, i = code, i + 3
+            elif a < 0x80:
+                code, kind = np.int64(a), kinds[np.uint64(a)]
+                if kind == _NEWLINE:
+                    break
+                link |= a == 47 and i > begin + 1 and data[u - ONE] == 47 and data[u - TWO] == 58  # ://
+                ascii += kind == ch.ASCII_LETTER
+                digits += kind == ch.DIGIT
+                letter, i = code | (kind == ch.ASCII_LETTER) << 5, i + 1
+            else:
+                code, size = decode(data, i, end)
+                kind = kinds[np.uint64(code)]
+                letter, i = _fold(code), i + size
+            h = (h ^ np.uint64(code)) * PRIME if kind < _SPACE else h
+            letters[np.uint64(min(n, room))], marks[np.uint64(e)] = letter, n << 4 | kind
+            han += kind == ch.HAN
+            n += kind <= _LETTER
+            e += (kind > _LETTER) & (wide | (kind != _SPACE))  # not: spaces between words of a phrase
+            wide = a >= 0x80
+        over = i == end or kind == _NEWLINE  # the last line ends as well
+        marks[e] = n << 4 | _NEWLINE
+        state = _count_marks(marks[: e + over], row, state)
+        if over:
+            total, ended = n + state[0], state[1]
+            count = _end_line(data, first, i, total - line, total - max(ended, line), h, kinds, lines, count, row)
             row[_LINKED] += total - line if link else 0
-            line, ended, link, first, h = total, total, 0, i, _PRIME
+            i += 1
+            line, link, first, h, wide = total, False, i, PRIME, False
     row[ch.HAN] += han
     row[ch.ASCII_LETTER] += ascii
+    row[ch.DIGIT] += digits
+    row[_LETTER] += n - han - ascii - digits
     return min(n, room), count
 
 
-@njit(nogil=True, cache=True)
+@kernel
+def _count_marks(
+    marks: NDArray[np.int64], row: NDArray[np.int64], state: tuple[int, int, int, int, int]
+) -> tuple[int, int, int, int, int]:
+    """Counts marks by kind, and word lists. A mark: the letters before it · 16 + its kind.
+
+    The state: punctuation so far, characters up to the last end of a sentence, letters before the item of a word list,
+    items and letters of the list.
+    """
+    punctuation, ended, item, items, run = state
+    for mark in marks:
+        n, kind = mark >> 4, mark & 15
+        row[kind] += 1
+        punctuation += kind < _SPACE
+        ended = n + punctuation if _STOP <= kind < _SPACE else ended
+        size = n - item
+        fits = 0 < size <= _ITEM
+        items, run = items + fits, run + (size if fits else 0)
+        ends = ((size > 0) & (not fits)) | ((kind > _ASCII_COMMA) & (kind != _SPACE))
+        row[_STUFFED] += run if ends and items >= _ITEMS else 0
+        items, run, item = (0 if ends else items), (0 if ends else run), n
+    return punctuation, ended, item, items, run
+
+
+@kernel
 def _end_line(
     data: Bytes,
     begin: int,
@@ -220,7 +254,7 @@ def _end_line(
     return count + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _back(data: Bytes, begin: int, end: int, kinds: Bytes) -> tuple[int, int]:
     """The last character of ``data[begin:end]`` that is not white space, and where it begins; a newline if none."""
     while end > begin:
@@ -234,12 +268,12 @@ def _back(data: Bytes, begin: int, end: int, kinds: Bytes) -> tuple[int, int]:
     return 10, begin
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _repeated_lines(lines: NDArray[np.uint64], count: int, table: NDArray[np.uint64], row: NDArray[np.int64]) -> None:
     """Counts the characters in lines, and in paragraphs, that came before."""
     if count < 2:
         return
-    bits = _bits(2 * count)
+    bits = bits_for(2 * count)
     seen, mask = table[: 1 << bits], np.uint64((1 << bits) - 1)
     seen[:] = 0
     for k in range(count):
@@ -251,104 +285,6 @@ def _repeated_lines(lines: NDArray[np.uint64], count: int, table: NDArray[np.uin
             row[_REPEATED_LINES] += size
             row[_PARAGRAPHS] += size if size >= PARAGRAPH else 0
         seen[slot] = h
-
-
-@njit(nogil=True, cache=True)
-def _most_frequent(
-    letters: NDArray[np.uint16],
-    n: int,
-    size: int,
-    again: Bytes,
-    places: NDArray[np.int32],
-    slots: NDArray[np.uint16],
-    table: NDArray[np.uint64],
-) -> np.int64:
-    """How often the most frequent n-gram of ``size`` (2 to 4) of the n letters comes again.
-
-    again [n]: whether the n-gram of size − 1 at a letter is there more than once; on return the same of ``size``. Only
-    where two such meet can a longer one be there again: a fifth of the places in prose, so that all cost little more
-    than the pairs.
-    """
-    count = 0
-    for i in range(n - size + 1):
-        places[count] = i
-        count += again[i] & again[i + 1]
-    again[:n] = 0
-    bits = _bits(2 * count)
-    seen, mask, shift = table[: 1 << bits], np.uint64((1 << bits) - 1), np.uint64(64 - bits)
-    seen[:] = 0
-    most = np.uint64(0)
-    for k in range(count):
-        key = np.uint64(0)
-        for j in range(size):
-            key = key << np.uint64(16) | np.uint64(letters[places[k] + j])
-        h = key * _PRIME
-        slot, tag = h >> shift, h & _TAG  # an entry: 48 bits of the hash, then how often it came
-        entry = seen[slot]
-        while entry != 0 and entry & _TAG != tag:
-            slot = (slot + np.uint64(1)) & mask
-            entry = seen[slot]
-        entry = (entry | tag) + np.uint64(1)
-        seen[slot], slots[k] = entry, slot
-        most = max(most, entry & np.uint64(0xFFFF))
-    for k in range(count):
-        again[places[k]] = seen[slots[k]] & np.uint64(0xFFFF) > 1
-    return np.int64(most) - (most > 0)
-
-
-@njit(nogil=True, cache=True)
-def _repeated_letters(
-    letters: NDArray[np.uint16],
-    n: int,
-    again: Bytes,
-    wide: NDArray[np.uint16],
-    table: NDArray[np.uint32],
-    counted: NDArray[np.int64],
-    row: NDArray[np.int64],
-) -> None:
-    """Counts the letters in n-grams that came before, a letter once for each n; see the module for how.
-
-    again [n]: 0 where the 4 letters at a letter are there only once, and so there is nothing to find.
-    """
-    bits = _bits(2 * n)
-    seen, mask, shift = table[: 1 << bits], np.uint64((1 << bits) - 1), np.uint64(64 - bits)
-    seen[:] = 0
-    counted[:] = 0
-    wide[0] = 0
-    for i in range(n):
-        wide[i + 1] = wide[i] + np.uint16(letters[i] >= 128)
-    i, tags = 0, np.uint32(0xFFFF0000)
-    while i + REPEATED_GRAMS[0] <= n:
-        if not again[i] & again[i + 1]:
-            i += 1
-            continue
-        key = np.uint64(letters[i]) << np.uint64(48) | np.uint64(letters[i + 1]) << np.uint64(32)
-        key |= np.uint64(letters[i + 2]) << np.uint64(16) | np.uint64(letters[i + 3])
-        h = (key ^ np.uint64(letters[i + 4]) * _MIX) * _PRIME
-        slot, tag = h >> shift, np.uint32(h >> np.uint64(16)) & tags  # an entry: 16 bits of the hash, the place + 1
-        length = 0
-        while seen[slot] != 0 and length < 5:
-            length = 0
-            if seen[slot] & tags == tag:
-                place = np.int64(seen[slot] & ~tags) - 1
-                while i + length < n and letters[place + length] == letters[i + length]:
-                    length += 1
-            if length < 5:
-                slot = (slot + np.uint64(1)) & mask
-        seen[slot] = tag | np.uint32(i + 1)
-        for k in range(min(length - 4, len(row))):
-            row[k] += np.int64(wide[i + length]) - np.int64(wide[max(counted[k], i)])
-            counted[k] = i + length
-        i += max(1, length - REPEATED_GRAMS[-1] + 1)
-
-
-@njit(nogil=True, cache=True)
-def _bits(least: int) -> int:
-    """The least b >= 2 with 2^b >= ``least``."""
-    bits = 2
-    while 1 << bits < least:
-        bits += 1
-    return bits
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -27,17 +27,25 @@ _FULL = 5  # fewest full lines that break off
 _ENDS, _CONTINUES, _MARKS = 1, 2, 4
 
 
-def unwrap(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
-    """The normalised documents with broken lines joined, and which of them changed [N]. No document grows."""
+def unwrap(
+    text: pa.LargeStringArray, wanted: NDArray[np.uint16] | None = None
+) -> tuple[pa.LargeStringArray, NDArray[np.bool_]]:
+    """The normalised documents with broken lines joined, and which of them changed [N]. No document grows.
+
+    With ``wanted`` [N], those of 0 are left alone and only the documents that changed are returned.
+    """
     data, offsets = text_buffers(text)
     full, changed = np.zeros(len(text), np.int64), np.zeros(len(text), np.bool_)
-    _full_widths(data, offsets, _roles(), full)
+    _full_widths(data, offsets, np.ones(len(text), np.uint16) if wanted is None else wanted, _roles(), full)
     if not full.any():
         return text, changed
     out = np.empty(int(offsets[-1] - offsets[0]), np.uint8)
     ends = np.zeros(len(offsets), np.int64)
-    _unwrap(data, offsets, _roles(), full, out, ends, changed)
-    return (from_buffers(out[: ends[-1]], ends) if changed.any() else text), changed
+    _unwrap(data, offsets, _roles(), full, wanted is None, out, ends, changed)
+    if not changed.any():
+        return text, changed
+    ends = ends if wanted is None else ends[np.flatnonzero([True, *changed])]
+    return from_buffers(out[: ends[-1]], ends), changed
 
 
 @njit(nogil=True, cache=True)
@@ -46,14 +54,16 @@ def _unwrap(
     offsets: NDArray[np.int64],
     roles: Bytes,
     widths: NDArray[np.int64],
+    all_stay: bool,
     out: Bytes,
     ends: NDArray[np.int64],
     changed: NDArray[np.bool_],
 ) -> None:
+    """Writes the documents to ``out``; unless all stay, those alone that changed."""
     o = 0
     for d in range(len(changed)):
-        begin, end = offsets[d], offsets[d + 1]
-        full, line = widths[d], begin
+        full, begin = widths[d], offsets[d]
+        end, line = offsets[d + 1] if all_stay or full > 0 else begin, begin
         for i in range(begin, end):
             b = data[i]
             if b == 10:
@@ -66,14 +76,17 @@ def _unwrap(
                 line = i + 1
             out[o] = b
             o += 1
+        o = o if changed[d] or all_stay else ends[d]
         ends[d + 1] = o
 
 
 @njit(nogil=True, cache=True)
-def _full_widths(data: Bytes, offsets: NDArray[np.int64], roles: Bytes, full: NDArray[np.int64]) -> None:
+def _full_widths(
+    data: Bytes, offsets: NDArray[np.int64], wanted: NDArray[np.uint16], roles: Bytes, full: NDArray[np.int64]
+) -> None:
     widths = np.empty(_MOST + 2, np.int64)  # lines of each width that break off
     for d in range(len(full)):
-        full[d] = _full_width(data, offsets[d], offsets[d + 1], widths, roles)
+        full[d] = _full_width(data, offsets[d], offsets[d + 1], widths, roles) if wanted[d] else 0
 
 
 @njit(nogil=True, cache=True)
@@ -81,9 +94,10 @@ def _full_width(data: Bytes, begin: int, end: int, widths: NDArray[np.int64], ro
     """Columns of the narrowest full line of a wrapped document, 0 for a document that is not wrapped."""
     widths[:] = 0
     lines, wide, stops, line = 0, 0, 0, begin
-    for i in range(begin, end + 1):
-        if i < end and data[i] != 10:
-            continue
+    while line < end:
+        i = line
+        while i < end and data[np.uintp(i)] != 10:
+            i += 1
         if i > line:
             columns = min(_columns(data, line, i), _MOST + 1)
             lines += 1
@@ -123,8 +137,8 @@ def _stops(data: Bytes, begin: int, end: int) -> int:
 @njit(nogil=True, cache=True)
 def _columns(data: Bytes, begin: int, end: int) -> int:
     columns = 0
-    for i in range(begin, end):
-        b = data[i]
+    for k in range(end - begin):
+        b = data[np.uintp(begin + k)]
         columns += 1 if b < 0x80 else 2 if b >= 0xC0 else 0
     return columns
 
