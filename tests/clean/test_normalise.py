@@ -34,6 +34,7 @@ CASES = [
     ("甲&nbsp;乙&lt;&#20013;&amp;&bogus; a&b; AT&T", "甲 乙<中&&bogus; a&b; AT&T", {"html", "spaces"}),
     ("一<br/>二<P class='x'>三</p><b>四</b><!-- 五 -->", "一\n二\n三\n四", {"html"}),
     ("<style>p{x:1}</style>甲<SCRIPT>if(a<b)c()</SCRIPT>乙", "甲乙", {"html"}),
+    ('甲<svg width="1"><title>图</title><path d="M1 2"/></svg>乙', "甲乙", {"html"}),
     ("vector<int> <篇名> 1<2>1", "vector<int> <篇名> 1<2>1", set()),
     ("&amp;amp;lt;br&amp;gt;x", "x", {"html", "blank_lines"}),
     ("cafe\u0301 \uf9d1 か\u3099", "café 六 が", {"unicode"}),

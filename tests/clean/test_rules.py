@@ -95,9 +95,9 @@ CASES = [
     (
         "unfinished",
         {"max_unfinished": 0.5},
-        "好" * 24 + "。" + "坏" * 25,
-        "好" * 19 + "。" + "坏" * 30,
-        "share without a sentence's end 0.6 > 0.5",
+        "好。\n" + "好" * 24 + "。" + "坏" * 25,
+        "好。\n" + "好" * 19 + "。" + "坏" * 30,
+        "share without a sentence's end 0.5769 > 0.5",
     ),
     (
         "repeated_lines",

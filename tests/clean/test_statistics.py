@@ -52,7 +52,7 @@ def _slow_repeated_lines(text, least):
 def _slow_unfinished(text):
     ends = "。.！？!?…⋯;；．｡”’」』\"'"
     found = 0
-    for line in _lines(text):
+    for line in _lines(text) if len(_lines(text)) > 1 else ():
         if len(line) >= 50 and line[-1] not in ends + ":：）)》】]}>〉〕":
             found += len(line) - 1 - max(line.rfind(c) for c in ends)
     return found
@@ -60,7 +60,7 @@ def _slow_unfinished(text):
 
 def _slow_teasers(text):
     found = 0
-    for line in _lines(text):
+    for line in _lines(text) if len(_lines(text)) > 1 else ():
         inner = line.rstrip("]】)）>»》")
         teaser = inner.endswith(("全文", "展开", "更多", "详细", "详情", "..", "…")) and not inner.endswith("……")
         found += len(line) if teaser else 0
@@ -168,7 +168,8 @@ def test_counts_by_hand():
     [
         ("首页\n新闻\n关于 我们|联系", 11),
         ("首页。\n新闻：\n（完）\n好！", 0),
-        ("一" * 19 + "\n" + "二" * 20, 19),
+        ("一" * 19 + "\n" + "二" * 20 + "\n完。", 19),
+        ("首页\n新闻", 0),  # two lines are no list
         ("", 0),
     ],
 )
@@ -188,12 +189,14 @@ def test_short_lines_without_an_end(text, listed):
     ],
 )
 def test_what_stands_behind_the_last_sentence(text, unfinished):
-    assert _one(text, "unfinished") == unfinished
+    assert _one(f"{text}\n好。", "unfinished") == unfinished
+    assert _one(text, "unfinished") == 0  # people end a remark of one line without a mark
 
 
 @pytest.mark.parametrize("text", ["今天…", "今天...", "详见【阅读全文】", "查看更多 >>", "展开"])
 def test_lines_that_are_cut_off(text):
     assert _one(f"好。\n{text}\n好。", "teasers") == len(re.sub(r"\s", "", text))
+    assert _one(text, "teasers") == 0
 
 
 @pytest.mark.parametrize("text", ["今天……", "今天。", "全文。", "更多的人", ""])
@@ -209,7 +212,8 @@ def test_lines_with_an_address():
     ("text", "stuffed"),
     [
         ("手机、电脑、相机、耳机、音箱、键盘", 12),
-        ("手机 电脑,相机|耳机_音箱#键盘", 12),
+        ("手机 电脑/相机|耳机_音箱#键盘", 12),
+        ("房间不大,服务热情,早餐一般,位置方便,价格公道,下次再来", 0),  # commas, as some write them
         ("手机、电脑、相机、耳机、音箱", 0),  # five
         ("手机、电脑、相机、耳机、音箱、" + "长" * 9, 0),
         ("好，手机、电脑、相机、耳机、音箱、键盘。好、坏", 12),
@@ -228,11 +232,12 @@ def test_word_lists(text, stuffed):
 @pytest.mark.parametrize("before", range(4085, 4100))
 def test_a_long_line_is_counted_as_a_short_one(before):
     """Its marks are counted a block of 4096 bytes at a time."""
-    text = "a" * before + "。手机、电脑,相机|耳机_音箱#键盘。见 https://a.cn" + "字" * 60
-    counts = _measure(text)
+    text = "a" * before + "。手机、电脑/相机|耳机_音箱#键盘。见 https://a.cn" + "字" * 60
+    counts = _measure(f"{text}\n好。")
     assert counts.stuffed.tolist() == [12]
-    assert counts.linked.tolist() == counts.characters.tolist() == [len(text) - 1]
-    assert counts.punctuation.tolist() == [11]
+    assert counts.linked.tolist() == [len(text) - 1]
+    assert counts.characters.tolist() == [len(text) + 1]
+    assert counts.punctuation.tolist() == [12]
     assert counts.unfinished.tolist() == [62]
 
 

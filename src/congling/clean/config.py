@@ -63,7 +63,7 @@ class CleanConfig(Config):
     max_commas: Limit = option(0.3, "largest share of commas and full stops")
     max_listed: Limit = option(0.55, "largest share of characters in short lines that end in no punctuation: menus")
     max_linked: Limit = option(0.93, "largest share of characters in lines with a web address: lists of links")
-    max_stuffed: Limit = option(0.35, "largest share of letters in word lists (6 or more between 、, | _ # or spaces)")
+    max_stuffed: Limit = option(0.35, "largest share of letters in word lists (6 or more between 、 | _ # or spaces)")
     max_teasers: Limit = option(0.3, "largest share of characters in lines cut off by … or 阅读全文 and the like")
     max_unfinished: Limit = option(0.8, "largest share of characters behind the last sentence of lines of 50 or more")
     max_repeated_lines: Limit = option(0.45, "largest share of characters in lines that came before")

@@ -168,8 +168,9 @@ def count_repeated(
         table[slot] = tag | np.uint32(i + 1)
         if length >= REPEATED_GRAMS[0]:
             for k in range(min(length - 4, len(row))):
-                row[k] += np.int64(wide[i + length]) - np.int64(wide[max(counted[k], i)])
-                counted[k] = i + length
+                until = max(counted[k], i + length)
+                row[k] += np.int64(wide[until]) - np.int64(wide[max(counted[k], i)])
+                counted[k] = until
         go = i + max(1, length - REPEATED_GRAMS[-1] + 1)
 
 

@@ -1,4 +1,4 @@
-"""HTML remains: a kernel that drops tags, comments, scripts and styles, and decodes entities. No document grows.
+"""HTML remains: a kernel that drops tags, comments, scripts, styles and drawings, and decodes entities. No document grows.
 
 Known tags go (a block leaves a newline, a cell a space), unknown ones (``<T>``, ``<篇名>``) are text. Not followed of
 HTML: a ``>`` within an attribute ends its tag; entities need their semicolon; a comment without an end is text.
@@ -19,15 +19,15 @@ _BLOCK = "address article aside blockquote br center dd div dl dt fieldset figur
 _BLOCK += " header hr html li main nav ol option p pre section table tbody thead title tr ul"
 _INLINE = "a abbr acronym b base big body button cite code col colgroup del em embed figcaption font i iframe img input"
 _INLINE += " ins label link map area mark meta noscript object param q s samp select small source span strike"
-_INLINE += " strong sub sup svg textarea tt u var video audio wbr"
+_INLINE += " strong sub sup textarea tt u var video audio wbr"
 _NOTHING, _HIDDEN = 1, 2  # what a tag leaves; other values are the character it leaves. Hidden: nor does what is in it
 _TAGS = dict.fromkeys(_INLINE.split(), _NOTHING) | dict.fromkeys(_BLOCK.split(), 10) | {"td": 32, "th": 32}
-_TAGS |= {"script": _HIDDEN, "style": _HIDDEN}
+_TAGS |= {"script": _HIDDEN, "style": _HIDDEN, "svg": _HIDDEN}
 _WINDOWS = np.array([ord(bytes([b]).decode("cp1252", "replace")) for b in range(0x80, 0xA0)], np.int64)  # &#150; is –
 _SLOTS = 8192  # of the hash table of names
 _ENTITY_SEED, _TAG_SEED = np.uint64(0xCBF29CE484222325), np.uint64(0x84222325CBF29CE4)
 _PRIME = np.uint64(0x100000001B3)
-_COMMENT, _SCRIPT, _STYLE = 1, 2, 4  # what was found to have no end
+_COMMENT, _SCRIPT, _STYLE, _SVG = 1, 2, 4, 8  # what was found to have no end
 
 
 def strip_markup(
@@ -166,8 +166,9 @@ def _tag(
     leaves = values[_find_slot(keys, _hash(data, begin, k, _TAG_SEED)), 0]
     stop = _close(data, k, end, i) if leaves > 0 else i
     if stop > i and leaves == _HIDDEN and not closing:
-        kind = _STYLE if k - begin == 5 else _SCRIPT
-        inside = -1 if endless & kind else _find(data, stop, end, b"</style" if kind == _STYLE else b"</script")
+        kind = _STYLE if k - begin == 5 else _SVG if k - begin == 3 else _SCRIPT
+        close = b"</style" if kind == _STYLE else b"</svg" if kind == _SVG else b"</script"
+        inside = -1 if endless & kind else _find(data, stop, end, close)
         stop, endless = (inside, endless) if inside >= 0 else (stop, endless | kind)
     return stop, endless, leaves
 

@@ -38,6 +38,7 @@ from congling.corpus.documents import text_buffers
 TOP_SAMPLE = 4096  # letters whose most frequent n-grams are counted
 PARAGRAPH = 50  # characters from which a line is a paragraph
 SHORT_LINE = 20  # characters below which a line may be an entry of a list
+_LISTING = 3  # lines of a list at least
 _SAMPLE = 50_000  # letters of a document whose repetition is looked at; below 2^16, a place is 16 bits
 _LINES = 1 << 15
 _ITEM, _ITEMS = 8, 6  # letters at most of an item of a word list, items at least
@@ -66,11 +67,11 @@ class Statistics:
     commas: NDArray[np.int64]  # ，。,.
     repeated_lines: NDArray[np.int64]  # in lines that came before
     repeated_paragraphs: NDArray[np.int64]  # in lines of PARAGRAPH or more that came before
-    listed: NDArray[np.int64]  # in lines below SHORT_LINE that end in a letter or a separator
-    unfinished: NDArray[np.int64]  # in lines of PARAGRAPH or more, behind their last end of a sentence
-    teasers: NDArray[np.int64]  # in lines that end in … or 阅读全文 and the like
+    listed: NDArray[np.int64]  # in lines below SHORT_LINE that end in a letter or a separator; there are 3 lines at least
+    unfinished: NDArray[np.int64]  # in lines of PARAGRAPH or more, behind their last end of a sentence; of 2 lines
+    teasers: NDArray[np.int64]  # in lines that end in … or 阅读全文 and the like; there are 2 lines at least
     linked: NDArray[np.int64]  # in lines that hold a web address
-    stuffed: NDArray[np.int64]  # in word lists: 6 or more items of at most 8 letters between 、,|_#/·• or spaces
+    stuffed: NDArray[np.int64]  # in word lists: 6 or more items of at most 8 letters between 、|_#/·• or spaces
     letters: NDArray[np.int64]  # looked at for repetition
     top: NDArray[np.int64]  # [N, 3] times the most frequent n-gram comes again, n of TOP_GRAMS
     repeated: NDArray[np.int64]  # [N, 6] letters that are not ASCII, in n-grams that came before, n of REPEATED_GRAMS
@@ -122,6 +123,10 @@ def _measure(data: Bytes, offsets: NDArray[np.int64], kinds: Bytes, counts: NDAr
         row = counts[d]
         n, count = _walk(data, offsets[d], offsets[d + 1], kinds, row, letters[: room + 1], marks, lines)
         row[_LETTERS] = n
+        if count < _LISTING:
+            row[_LISTED] = 0
+        if count < 2:
+            row[_UNFINISHED], row[_TEASING] = 0, 0
         _repeated_lines(lines, count, table, row)
         sample = min(n, TOP_SAMPLE)
         again[: n + 1] = 1
@@ -215,7 +220,7 @@ def _count_marks(
         size = n - item
         fits = 0 < size <= _ITEM
         items, run = items + fits, run + (size if fits else 0)
-        ends = ((size > 0) & (not fits)) | ((kind > _ASCII_COMMA) & (kind != _SPACE))
+        ends = ((size > 0) & (not fits)) | ((kind >= _ASCII_COMMA) & (kind != _SPACE))
         row[_STUFFED] += run if ends and items >= _ITEMS else 0
         items, run, item = (0 if ends else items), (0 if ends else run), n
     return punctuation, ended, item, items, run
