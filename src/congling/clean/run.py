@@ -58,6 +58,8 @@ def run(stage: Stage, reporter: Reporter, config: CleanConfig) -> dict[str, Any]
     with Pool(config.workers, config.executor) as pool:
         tasks = _read_tasks(input_files(stage, config), work / "parts", config)
         parts = _read(tasks, pool, steps)
+        for file in (file for file, rows in _rows_of_files(parts, tasks).items() if not rows):
+            reporter.warn(f"{file}: no documents in it")
         with steps("compare"):
             compared = compare(parts, work / "compared", config, pool, reporter)
         with steps("boilerplate"):
@@ -169,20 +171,23 @@ def _write_evidence(job: FinishJob, tasks: Sequence[ReadTask], tally: Tally) -> 
     before = sum(job.parts.load(i, "histograms.npy")[0] for i in range(len(job.parts.files)))
     with atomic_open(job.judges / "histograms.npz") as file:
         np.savez(file, before=before, after=tally.histograms)
-    rows = {task.number: 0 for task in tasks}
-    for part, counts in zip(job.parts.files, job.parts.counts, strict=True):
-        rows[int(part.stem.partition("-")[0])] += counts["rows"]
-    files: dict[str, int] = {}
-    for task in tasks:
-        files[str(task.source)] = files.get(str(task.source), 0) + rows[task.number]
     report = {
-        "files": files,
+        "files": _rows_of_files(job.parts, tasks),
         "examples": found["examples"],
         **_groups(np.asarray(job.compared.kept)),
         "items": found["items"],
         "scores": found["scores"],
     }
     write_json(job.judges / "report.json", report)
+
+
+def _rows_of_files(parts: Parts, tasks: Sequence[ReadTask]) -> dict[str, int]:
+    """Documents of each input file, in order; what could not be read counts."""
+    rows = {str(task.source): 0 for task in tasks}
+    sources = {task.number: str(task.source) for task in tasks}
+    for part, counts in zip(parts.files, parts.counts, strict=True):
+        rows[sources[int(part.stem.partition("-")[0])]] += counts["rows"]
+    return rows
 
 
 def _groups(kept: NDArray[np.int64]) -> dict[str, Any]:
