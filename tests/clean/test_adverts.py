@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from congling.clean.adverts import Boilerplate, read_list
+from congling.clean.letters import NEWLINE, STOP, letters_of
 from congling.clean.lines import hash_lines
 from congling.clean.repeats import Phrases, find_repeats, save_sample
 
@@ -29,13 +30,17 @@ def prose(rng, size):
 def found(tmp_path, texts, documents=8, parts=1):
     files = [tmp_path / f"{k}.sample.npy" for k in range(parts)]
     for k, file in enumerate(files):
-        save_sample(file, [column(texts[k::parts]), column([])])
+        save_sample(file, [letters_of(column(part), STOP) for part in (texts[k::parts], [])])
     return find_repeats(files[::-1], documents, 16, 9)
 
 
 def boilerplate(phrases, lines=()):
     hashes = np.unique(hash_lines(column(list(lines)), 4))
     return Boilerplate(Phrases(list(phrases), np.full(len(phrases), 9)), hashes, np.full(len(hashes), 9), 4, {})
+
+
+def apply(found, text):
+    return found.apply(text, letters_of(text, NEWLINE))
 
 
 def test_a_planted_advert_is_found_whole(tmp_path):
@@ -118,7 +123,7 @@ def test_lines_go_and_what_is_around_stays():
     rng = random.Random(7)
     one, two = prose(rng, 60), prose(rng, 60)
     text = column([f"{one}\n\n{LINE}\n\n> {ADVERT[:9]}，{ADVERT[9:]}！！\n\n{two}", f"{one}\n{ADVERT}\n\n", two])
-    cut = boilerplate([ADVERT], [LINE]).apply(text)
+    cut = apply(boilerplate([ADVERT], [LINE]), text)
     assert cut.text.to_pylist() == [f"{one}\n\n{two}", one, two]
     assert cut.hits.tolist() == [2, 1, 0]
     assert cut.first_hit.tolist() == [0, 0, -1]
@@ -129,20 +134,20 @@ def test_lines_go_and_what_is_around_stays():
 
 def test_of_a_paragraph_only_the_sentence_goes():
     text = f"正文的第一句话说了些什么。欢迎{ADVERT}！”正文的第二句话，又说了些什么。\n下一段。"
-    cut = boilerplate([ADVERT]).apply(column([text]))
+    cut = apply(boilerplate([ADVERT]), column([text]))
     assert cut.text.to_pylist() == ["正文的第一句话说了些什么。正文的第二句话，又说了些什么。\n下一段。"]
 
 
 def test_a_sentence_that_only_mentions_it_stays_but_is_a_hit():
     text = f"他写道{ADVERT}，可是谁也没有理会这样一句在街头巷尾随处可见的广告词，大家只是匆匆忙忙地走了过去。"
-    cut = boilerplate([ADVERT, "匆匆忙忙地走了"]).apply(column([text]))
+    cut = apply(boilerplate([ADVERT, "匆匆忙忙地走了"]), column([text]))
     assert cut.text.to_pylist() == [text]
     assert cut.hits.tolist() == [2]
     assert not cut.changed.any()
 
 
 def test_a_phrase_within_a_longer_one_is_no_second_hit():
-    cut = boilerplate([ADVERT[4:14], ADVERT]).apply(column([ADVERT, ADVERT[2:]]))
+    cut = apply(boilerplate([ADVERT[4:14], ADVERT]), column([ADVERT, ADVERT[2:]]))
     assert cut.hits.tolist() == [1, 1]
     assert cut.first_hit.tolist() == [1, 0]
 
@@ -150,15 +155,15 @@ def test_a_phrase_within_a_longer_one_is_no_second_hit():
 def test_nothing_found_is_the_very_array():
     text = column(["一", "二二"])
     for nothing in (boilerplate([]), boilerplate([ADVERT], [LINE])):
-        assert nothing.apply(text).text is text
-    assert len(boilerplate([ADVERT]).apply(column([])).text) == 0
+        assert apply(nothing, text).text is text
+    assert len(apply(boilerplate([ADVERT]), column([])).text) == 0
     piece = column(["前", ADVERT, "后"]).slice(1)
-    assert boilerplate([ADVERT]).apply(piece).text.to_pylist() == ["", "后"]
+    assert apply(boilerplate([ADVERT]), piece).text.to_pylist() == ["", "后"]
 
 
 @given(st.lists(st.text(alphabet="广告语在此。，\nx😀 ", max_size=60), max_size=5))
 def test_what_is_left_was_there_and_nothing_else_changes(texts):
-    cut = boilerplate(["广告语", "在此广告"], ["语在此在"]).apply(column(texts))
+    cut = apply(boilerplate(["广告语", "在此广告"], ["语在此在"]), column(texts))
     cut.text.validate(full=True)
     for before, after, lost, changed in zip(texts, cut.text.to_pylist(), cut.cut_characters, cut.changed, strict=True):
         rest = iter(before)
@@ -187,7 +192,7 @@ def test_saved_loaded_listed_edited_and_given_back(tmp_path):
     assert read_list(tmp_path / "mine.txt").texts == [ADVERT, "点击关注"]
     empty = boilerplate([])
     empty.save(tmp_path / "e.npz")
-    assert Boilerplate.load(tmp_path / "e.npz").apply(column([ADVERT])).hits.tolist() == [0]
+    assert apply(Boilerplate.load(tmp_path / "e.npz"), column([ADVERT])).hits.tolist() == [0]
 
 
 def test_a_bad_list_is_one_clear_line(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from congling.clean.decontaminate import EvalGrams
+from congling.clean.letters import NEWLINE, letters_of
 from congling.corpus.streams import ReadError
 
 
@@ -27,7 +28,7 @@ def grams(tmp_path, items, gram=16, name="e.jsonl"):
 
 
 def find(evals, *texts):
-    overlap, item = evals.find(column(list(texts)))
+    overlap, item = evals.find(letters_of(column(list(texts)), NEWLINE))
     return overlap.tolist(), [evals.names[i] if i >= 0 else None for i in item.tolist()]
 
 
@@ -78,6 +79,17 @@ def test_of_two_items_the_one_that_is_there_more_fully(tmp_path):
     shared, mine, other = prose(rng, 40), prose(rng, 60), prose(rng, 60)
     evals = grams(tmp_path, [{"q": shared + other}, {"q": shared + mine}])
     assert find(evals, shared + mine) == ([100], ["e.jsonl:2"])
+
+
+def test_documents_of_a_batch_and_batches_do_not_see_each_other(tmp_path):
+    rng = random.Random(7)
+    items = [prose(rng, 60) for _ in range(3)]
+    evals = grams(tmp_path, [{"q": item} for item in items])
+    texts = [items[0][:20], "", items[0], items[0][20:40], items[1][:30] + "。" + items[2], "甲", items[0][:16]]
+    together = find(evals, *texts)
+    assert together == ([20, 0, 60, 20, 60, 0, 16], [None, None, "e.jsonl:1", None, "e.jsonl:3", None, None])
+    one_by_one = [find(evals, text) for text in texts]
+    assert together == ([overlap for [overlap], _ in one_by_one], [name for _, [name] in one_by_one])
 
 
 def test_the_wording_of_a_task_and_babble_say_nothing(tmp_path):

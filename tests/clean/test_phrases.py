@@ -1,12 +1,14 @@
 """Letters and the matcher of phrases, against plain Python."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from congling.clean.letters import letter_kinds, letters_of, make_filter, may_hold, to_text
+from congling.clean.letters import NEWLINE, STOP, letter_kinds, letters_of, make_filter, may_hold, to_text
 from congling.clean.phrases import find, make_matcher
 
 SOME = st.text(alphabet="一二三，。！ \nAb9é😀", max_size=40)
@@ -23,24 +25,34 @@ def plain_letters(text):
 
 def matches(phrases, text):
     """{(begin, number of the phrase)}"""
-    letters, _ = letters_of(column([text]))
     matcher = make_matcher(phrases)
-    begins, found = np.empty(len(letters), np.int64), np.empty(len(letters), np.int64)
-    count = find(letters, len(letters) - 1, matcher, begins, found)
-    return set(zip(begins[:count].tolist(), matcher.numbers[found[:count]].tolist(), strict=True))
+    begins, found = find(letters_of(column([text]), NEWLINE).letters, matcher)
+    assert begins.tolist() == sorted(begins)
+    return set(zip(begins.tolist(), matcher.numbers[found].tolist(), strict=True))
 
 
-@given(st.lists(SOME, max_size=5))
-def test_letters_are_those_of_all_documents_one_behind_the_other(texts):
-    letters, ends = letters_of(column(texts))
-    assert to_text(letters) == "".join(plain_letters(t) + "\0" for t in texts)
-    assert list(ends) == sorted(set(ends))
+@given(st.lists(st.tuples(SOME, st.booleans()), max_size=5), st.sampled_from([STOP, NEWLINE]))
+def test_letters_are_those_of_all_documents_one_behind_the_other(texts, stop):
+    spelled = letters_of(column([t for t, _ in texts]), stop, np.array([here for _, here in texts], np.bool_))
+    wanted, ends = "", []
+    bounds = [0]
+    for text in [t for t, here in texts if here]:
+        for part in re.split("[。！\n]" if stop == STOP else "\n", text):
+            wanted += plain_letters(part)
+            ends += [len(wanted)] if plain_letters(part) else []
+        wanted += "\0"
+        bounds.append(len(wanted))
+    assert to_text(spelled.letters) == wanted
+    assert spelled.bounds.tolist() == bounds
+    assert spelled.ends.tolist() == ends
 
 
 def test_a_slice_of_a_column_and_what_is_no_letter():
-    letters, ends = letters_of(column(["xx", "Ab，一 二😀\n三。四!", "yy"]).slice(1, 1))
+    letters, bounds, ends = letters_of(column(["xx", "Ab，一 二😀\n三。四!", "yy"]).slice(1, 1), STOP)
     assert to_text(letters) == "ab一二三四\0"
+    assert bounds.tolist() == [0, 7]
     assert ends.tolist() == [4, 5, 6]
+    assert to_text(letters_of(column(["一" * 4 + "é中"]).slice(0), STOP).letters) == "一一一一é中\0"
 
 
 @given(st.lists(st.text(alphabet="一二Ab", min_size=1, max_size=10), min_size=1, max_size=12), SOME)
@@ -52,6 +64,18 @@ def test_at_each_place_the_longest_phrase_is_found(phrases, text):
         if here:
             wanted.add((begin, max(here, key=len)))
     assert {(begin, phrases[p].lower()) for begin, p in matches(phrases, text)} == wanted
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 60), max_size=4), st.integers(1, 3))
+def test_long_phrases_are_found_wherever_they_begin(size, gaps, kinds):
+    phrases = ["".join(chr(0x4E00 + (7 * k + k // kinds) % 29) for k in range(size + more)) for more in (0, 3, 20)]
+    text = "".join("甲" * gap + phrases[i % 3] for i, gap in enumerate(gaps))
+    wanted = set()
+    for begin in range(len(text)):
+        here = [p for p in range(3) if text.startswith(phrases[p], begin)]
+        if here:
+            wanted.add((begin, here[-1]))
+    assert matches(phrases, text) == wanted
 
 
 @pytest.mark.parametrize("size", range(1, 12))
@@ -68,9 +92,9 @@ def test_a_phrase_without_letters_is_an_error_and_no_phrases_find_nothing():
     assert matches([], "什么都没有") == set()
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(0, 2**64 - 1))
-def test_a_filter_holds_what_was_put_in(hashes, other):
-    found = make_filter(np.array(hashes, np.uint64))
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(0, 2**64 - 1), st.sampled_from([8, 32]))
+def test_a_filter_holds_what_was_put_in(hashes, other, bits):
+    found = make_filter(np.array(hashes, np.uint64), bits)
     assert all(may_hold(found, np.uint64(h)) for h in hashes)
     if not hashes:
         assert not may_hold(found, np.uint64(other))

@@ -88,7 +88,7 @@ def test_same_texts_however_the_input_is_cut_into_parts_and_shards(raw, tmp_path
     monkeypatch.setattr(parts, "PART_BYTES", 2000)
     monkeypatch.setattr(parts, "BATCH_BYTES", 1000)
     monkeypatch.setattr(streams, "BLOCK_BYTES", 512)
-    monkeypatch.setattr(stage_run, "_buckets", lambda *_: 3)
+    monkeypatch.setattr(stage_run, "_shards_and_buckets", lambda *_: (3, 6))
     run_stage(tmp_path / "many", raw)
     assert len(list((tmp_path / "many").glob("corpus-*.parquet"))) == 3
     assert [row["text"] for row in rows(tmp_path / "many", "corpus")] == whole

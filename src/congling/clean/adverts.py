@@ -21,11 +21,11 @@ from congling.clean.letters import (
     NEWLINE,
     STOP,
     Letters,
+    Spelled,
     letter_kinds,
-    longest,
+    letters_of,
     make_filter,
     may_hold,
-    read_letters,
 )
 from congling.clean.lines import count_han, hash_line
 from congling.clean.phrases import Matcher, find, make_matcher
@@ -60,7 +60,7 @@ class Boilerplate:
         """Writes everything to ``path`` (.npz)."""
         places = sorted(self.line_texts)
         with atomic_open(path) as file:
-            np.savez_compressed(
+            np.savez(
                 file,
                 phrases="\n".join(self.phrases.texts),
                 documents=self.phrases.documents,
@@ -96,12 +96,12 @@ class Boilerplate:
 
     def describe(self, text: pa.Array) -> str:
         """What is found in one document."""
-        _, seen = self._apply(text)
+        _, seen = self._apply(text, letters_of(text, NEWLINE))
         return "; ".join(self.name(int(place)) for place in np.flatnonzero(seen))
 
-    def apply(self, text: pa.Array) -> Cut:
-        """Looks for everything in a batch."""
-        return self._apply(text)[0]
+    def apply(self, text: pa.Array, spelled: Spelled) -> Cut:
+        """Looks for everything in a batch; spelled: its letters and lines."""
+        return self._apply(text, spelled)[0]
 
     @cached_property
     def _matcher(self) -> Matcher:
@@ -109,18 +109,21 @@ class Boilerplate:
 
     @cached_property
     def _line_filter(self) -> NDArray[np.uint64]:
-        return make_filter(self.lines)
+        return make_filter(self.lines, 32)
 
-    def _apply(self, text: pa.Array) -> tuple[Cut, NDArray[np.uint32]]:
+    def _apply(self, text: pa.Array, spelled: Spelled) -> tuple[Cut, NDArray[np.uint32]]:
         data, offsets = text_buffers(text)
         count = len(text)
         hits, first, cut = np.zeros(count, np.int64), np.full(count, -1, np.int64), np.zeros(count, np.int64)
         seen = np.zeros(len(self.phrases.texts) + len(self.lines), np.uint32)
-        out, ends = np.empty(int(offsets[-1] - offsets[0]), np.uint8), np.zeros(count + 1, np.int64)
-        _apply(
-            data, offsets, letter_kinds(), self._matcher, self.lines, self._line_filter, self.line_letters,
-            hits, first, cut, seen, out, ends,
-        )  # fmt: skip
+        covered = np.zeros(len(spelled.letters), np.bool_)
+        begins, found = find(spelled.letters, self._matcher)
+        _cover_phrases(spelled.bounds, begins, found, self._matcher, covered, seen, hits, first)
+        if len(self.lines):
+            _cover_lines(*spelled, self.lines, self._line_filter, self.line_letters, covered, seen, hits, first)
+        if hits.any():
+            out, ends = np.empty(int(offsets[-1] - offsets[0]), np.uint8), np.zeros(count + 1, np.int64)
+            _cut_all(data, offsets, letter_kinds(), spelled.bounds, covered, hits, cut, out, ends)
         changed = cut > 0
         return Cut(from_buffers(out[: ends[-1]], ends) if changed.any() else text, cut, hits, first, changed), seen
 
@@ -142,52 +145,28 @@ def read_list(path: Path) -> Phrases:
 
 
 @njit(nogil=True, cache=True)
-def _apply(
-    data: Bytes,
-    offsets: NDArray[np.int64],
-    kinds: Bytes,
+def _cover_phrases(
+    bounds: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    found: NDArray[np.int64],
     matcher: Matcher,
-    lines: NDArray[np.uint64],
-    filter: NDArray[np.uint64],
-    least: int,
+    covered: NDArray[np.bool_],
+    seen: NDArray[np.uint32],
     hits: NDArray[np.int64],
     first: NDArray[np.int64],
-    cut: NDArray[np.int64],
-    seen: NDArray[np.uint32],
-    out: Bytes,
-    ends: NDArray[np.int64],
 ) -> None:
-    """Fills hits, first, cut [N]; ``seen`` [P + L] with the last document (from 1) that has it; ``out[:ends[-1]]`` and
-    ``ends`` [N + 1] with what is left."""
-    size, position = longest(offsets), 0
-    letters, line_ends = np.empty(size, np.uint16), np.empty(size, np.int64)
-    begins, found, covered = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.bool_)
-    for d in range(len(hits)):
-        begin, end = offsets[d], offsets[d + 1]
-        n, count = read_letters(data, begin, end, kinds, NEWLINE, letters, line_ends)
-        places = find(letters, n, matcher, begins, found)
-        phrases = places
-        if len(lines):
-            places += _find_lines(letters, line_ends[:count], lines, filter, least, begins[places:], found[places:])
-        if places:
-            covered[:n] = False
-            done = 0
-            for k in range(places):
-                p = found[k]
-                if k < phrases:
-                    to = begins[k] + matcher.ends[p + 1] - matcher.ends[p]
-                    if to > done:  # else it stands in the one before
-                        covered[begins[k] : to] = True
-                        done = to
-                        _note(matcher.numbers[p], d, seen, hits, first)
-                else:
-                    covered[(line_ends[begins[k] - 1] if begins[k] else 0) : line_ends[begins[k]]] = True
-                    _note(len(matcher.numbers) + p, d, seen, hits, first)
-            position, cut[d] = _cut(data, begin, end, kinds, covered, out, position)
-        else:
-            out[position : position + end - begin] = data[begin:end]
-            position += end - begin
-        ends[d + 1] = position
+    """Marks the letters [T] of the phrases found; fills hits, first [N] and ``seen`` [P + L] with the last document
+    (from 1) that has it."""
+    d = done = 0
+    for k in range(len(begins)):
+        begin, p = begins[k], found[k]
+        to = begin + matcher.ends[p + 1] - matcher.ends[p]
+        if to > done:  # else it stands in the one before
+            while bounds[d + 1] <= begin:
+                d += 1
+            covered[begin:to] = True
+            done = to
+            _note(matcher.numbers[p], d, seen, hits, first)
 
 
 @njit(nogil=True, cache=True)
@@ -199,28 +178,55 @@ def _note(place: int, d: int, seen: NDArray[np.uint32], hits: NDArray[np.int64],
 
 
 @njit(nogil=True, cache=True)
-def _find_lines(
+def _cover_lines(
     letters: Letters,
-    line_ends: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    ends: NDArray[np.int64],
     lines: NDArray[np.uint64],
     filter: NDArray[np.uint64],
     least: int,
-    numbers: NDArray[np.int64],
-    found: NDArray[np.int64],
-) -> int:
-    """Fills the numbers of the lines of a document that are in ``lines``, and their places there; returns how many."""
-    count, begin = 0, 0
-    for k in range(len(line_ends)):
-        end = line_ends[k]
+    covered: NDArray[np.bool_],
+    seen: NDArray[np.uint32],
+    hits: NDArray[np.int64],
+    first: NDArray[np.int64],
+) -> None:
+    """The same for the lines of documents that are in ``lines``."""
+    d = begin = 0
+    for end in ends:
+        while bounds[d + 1] <= end:
+            d += 1
+            begin = bounds[d]
         if count_han(letters, begin, end, least) == least:
             h = hash_line(letters, begin, end)
             if may_hold(filter, h):
                 place = np.searchsorted(lines, h)
                 if place < len(lines) and lines[place] == h:
-                    numbers[count], found[count] = k, place
-                    count += 1
+                    covered[begin:end] = True
+                    _note(len(seen) - len(lines) + place, d, seen, hits, first)
         begin = end
-    return count
+
+
+@njit(nogil=True, cache=True)
+def _cut_all(
+    data: Bytes,
+    offsets: NDArray[np.int64],
+    kinds: Bytes,
+    bounds: NDArray[np.int64],
+    covered: NDArray[np.bool_],
+    hits: NDArray[np.int64],
+    cut: NDArray[np.int64],
+    out: Bytes,
+    ends: NDArray[np.int64],
+) -> None:
+    """Fills ``cut`` [N], and ``out[:ends[-1]]`` and ``ends`` [N + 1] with what is left."""
+    o = 0
+    for d in range(len(hits)):
+        begin, end = offsets[d], offsets[d + 1]
+        if hits[d]:
+            o, cut[d] = _cut(data, begin, end, kinds, covered[bounds[d] :], out, o)
+        else:
+            o = _copy(data, begin, end, out, o)
+        ends[d + 1] = o
 
 
 @njit(nogil=True, cache=True)

@@ -10,7 +10,6 @@ both quote is no leak, a question is. Brown et al. 2020 (GPT-3, appendix C) coun
 followed, for 13 Chinese characters are a line of verse.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,20 +22,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from congling.artifact import atomic_open
-from congling.clean.characters import Bytes
 from congling.clean.letters import (
     MIX,
     NEWLINE,
     PRIME,
     Letters,
-    letter_kinds,
+    Spelled,
     letters_of,
-    longest,
     make_filter,
     may_hold,
-    read_letters,
 )
-from congling.corpus.documents import text_buffers
 from congling.corpus.readers import find_files, read_documents, read_objects
 from congling.corpus.streams import COMPRESSED
 
@@ -44,6 +39,7 @@ _STRIDE = 4  # letters from seed to seed
 _SHARE = 0.5  # of an item's letters that must be in the document
 _TEMPLATE = 64  # what comes more often than this, a string or a seed, is the wording of the task
 _ASCII = 128  # letters below count a quarter: a word of English, or of TeX, says as much as a Chinese character or two
+_WEIGHT = np.array([0, *[1] * (_ASCII - 1), 4])  # of each letter, and of all beyond ASCII
 _PLAIN = 4  # a seed of fewer different letters says nothing
 
 
@@ -54,7 +50,8 @@ class _Index(NamedTuple):
     item: NDArray[np.int32]  # [letters], of each letter
     least: NDArray[np.int64]  # [items], quarters of letters that contaminate
     size: int  # letters of a seed
-    filter: NDArray[np.uint64]  # of them
+    filter: NDArray[np.uint64]  # of them, small enough for a cache
+    second: NDArray[np.uint64]  # filter, for those that pass the first
     hashes: NDArray[np.uint64]  # [S], sorted
     places: NDArray[np.int64]  # [S], of the first letter
 
@@ -74,26 +71,25 @@ class EvalGrams:
         """Reads the items of JSON, JSON-lines, Parquet and text files (also in folders). Raises ReadError."""
         names: list[str] = []
         strings: list[str] = []
-        owners: list[int] = []
+        ends = [0]
         for file in find_files(files):
             for number, item in enumerate(_items(file), 1):
-                of_item = list(_strings(item))
-                strings += of_item
-                owners += [len(names)] * len(of_item)
+                _gather(item, strings)
+                ends.append(len(strings))
                 names.append(f"{file.name}:{number}")
-        times = Counter(strings)
-        kept = [k for k, string in enumerate(strings) if times[string] <= _TEMPLATE]
-        strings, owners = [strings[k] for k in kept], [owners[k] for k in kept]
-        letters, _ = letters_of(pa.array(strings, pa.large_string()))
-        sizes = np.diff(np.flatnonzero(letters == 0), prepend=-1) - 1
-        owner = np.array(owners, np.int32)
-        long_enough = np.unique(owner[sizes >= gram])
+        texts = pa.array(strings, pa.large_string())
+        owner = np.repeat(np.arange(len(names), dtype=np.int32), np.diff(ends))
+        kind = texts.dictionary_encode().indices.to_numpy()
+        rare = np.bincount(kind)[kind] <= _TEMPLATE
+        letters, bounds, _ = letters_of(texts, NEWLINE, rare)
+        owner = owner[rare]
+        long_enough = np.unique(owner[np.diff(bounds) > gram])
         return cls(gram, letters, owner, names, len(names) - len(long_enough))
 
     def save(self, path: Path) -> None:
         """Writes everything to ``path`` (.npz)."""
         with atomic_open(path) as file:
-            np.savez_compressed(
+            np.savez(
                 file,
                 gram=self.gram,
                 letters=self.letters,
@@ -109,33 +105,33 @@ class EvalGrams:
             names = str(file["names"]).split("\n")
             return cls(int(file["gram"]), file["letters"], file["items"], names, int(file["too_short"]))
 
-    def find(self, text: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def find(self, spelled: Spelled) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of N documents: the letters in runs shared with the item of which most is there [N], ASCII counted a quarter;
         and that item's number where it is half of it or more [N], else −1."""
-        data, offsets = text_buffers(text)
-        overlap, item = np.zeros(len(text), np.int64), np.full(len(text), -1, np.int64)
-        if len(self._index.hashes):
-            _find(data, offsets, letter_kinds(), self._index, self.gram, overlap, item)
+        count = len(spelled.bounds) - 1
+        overlap, item = np.zeros(count, np.int64), np.full(count, -1, np.int64)
+        _find(spelled.letters, spelled.bounds, self._index, self.gram, *self._notes, overlap, item)
         return overlap, item
+
+    @cached_property
+    def _notes(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+        """Kept from batch to batch, as clearing it costs as much as the search (so one thread at a time). Of each
+        letter: the last document that has it in a run, numbered over all batches, behind them the last number; of each
+        item: the last document that shares a run, and how much it shares."""
+        items = len(self.names)
+        return np.zeros(len(self.letters) + 1, np.int32), np.zeros(items, np.int32), np.zeros(items, np.int64)
 
     @cached_property
     def _index(self) -> _Index:
         size = self.gram - _STRIDE + 1
-        ends = np.flatnonzero(self.letters == 0)
-        sizes = np.diff(ends, prepend=-1)
-        item = np.repeat(self.items, sizes)
+        item = np.repeat(self.items, np.diff(np.flatnonzero(self.letters == 0), prepend=-1))
         hashes, places = np.empty(len(self.letters), np.uint64), np.empty(len(self.letters), np.int64)
         count = _seeds(self.letters, size, hashes, places)
-        order = np.argsort(hashes[:count], kind="stable")
-        hashes, places = hashes[order], places[order]
-        _, group, times = np.unique(hashes, return_inverse=True, return_counts=True)
-        told = times[group] <= _TEMPLATE if count else np.zeros(0, np.bool_)
-        hashes, places = hashes[told], places[told]
-        quarters = np.bincount(
-            item, np.where(self.letters == 0, 0, np.where(self.letters < _ASCII, 1, 4)), len(self.names)
-        )
+        hashes, places = _without_templates(hashes[:count], places[:count])
+        quarters = np.bincount(item, _WEIGHT[np.minimum(self.letters, _ASCII)], len(self.names))
         least = np.maximum(np.ceil(_SHARE * quarters), 4 * self.gram).astype(np.int64)
-        return _Index(self.letters, item, least, size, make_filter(hashes), hashes, places)
+        filters = make_filter(hashes, 8), make_filter(hashes * PRIME, 32)
+        return _Index(self.letters, item, least, size, *filters, hashes, places)
 
 
 def _items(file: Path) -> Iterator[Any]:
@@ -147,12 +143,24 @@ def _items(file: Path) -> Iterator[Any]:
     yield from read_objects(file)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _gather(value: Any, strings: list[str]) -> None:
+    """Appends all strings in a value."""
     if isinstance(value, str):
-        yield value
+        strings.append(value)
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
+            _gather(part, strings)
+
+
+def _without_templates(
+    hashes: NDArray[np.uint64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Sorted, without the hashes that come more than _TEMPLATE times."""
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    times = np.diff(np.flatnonzero(np.diff(hashes, prepend=~hashes[:1])), append=len(hashes))
+    told = np.repeat(times <= _TEMPLATE, times)
+    return hashes[told], places[order[told]]
 
 
 @njit(nogil=True, cache=True)
@@ -190,31 +198,49 @@ def _seeds(letters: Letters, size: int, hashes: NDArray[np.uint64], places: NDAr
 
 @njit(nogil=True, cache=True)
 def _find(
-    data: Bytes,
-    offsets: NDArray[np.int64],
-    kinds: Bytes,
+    letters: Letters,
+    bounds: NDArray[np.int64],
     index: _Index,
     gram: int,
+    seen: NDArray[np.int32],
+    counted: NDArray[np.int32],
+    shared: NDArray[np.int64],
     overlap: NDArray[np.int64],
     item: NDArray[np.int64],
 ) -> None:
     """Fills overlap and item [N]."""
-    size, filter, room = index.size, index.filter, longest(offsets)
-    power = _power(size)
-    letters, ends = np.empty(room, np.uint16), np.empty(room, np.int64)
-    seen = np.zeros(len(index.letters), np.int32)  # the last document (from 1) that has this letter in a run
-    shared, counted = np.zeros(len(index.least), np.int64), np.zeros(len(index.least), np.int32)
-    for d in range(len(overlap)):
-        n, _ = read_letters(data, offsets[d], offsets[d + 1], kinds, NEWLINE, letters, ends)
-        h, best = np.uint64(0), -1
-        for i in range(n):
-            gone = np.uint64(letters[i - size]) if i >= size else np.uint64(0)
-            h = h * PRIME + (np.uint64(letters[i]) - power * gone)
-            if may_hold(filter, h * MIX) and i >= size - 1:
-                best = _extend(letters[:n], i - size + 1, h * MIX, index, gram, d + 1, seen, shared, counted, best)
+    begins, hashes = np.empty(len(letters), np.int64), np.empty(len(letters), np.uint64)
+    first, d, best = seen[-1] + 1, 0, -1
+    for k in range(_candidates(letters, index, begins, hashes)):
+        while bounds[d + 1] <= begins[k]:
+            d, best = d + 1, -1
+        best = _extend(letters, begins[k], hashes[k], index, gram, first + d, seen, counted, shared, best)
         if best >= 0:
             overlap[d] = shared[best] // 4
             item[d] = best if shared[best] >= index.least[best] else -1
+    seen[-1] += len(overlap)
+
+
+@njit(nogil=True, cache=True)
+def _candidates(letters: Letters, index: _Index, begins: NDArray[np.int64], hashes: NDArray[np.uint64]) -> int:
+    """Fills the places where a seed may begin, and the hashes of what does; returns how many.
+
+    Filters move the place to write to, for a branch would often go wrong. No seed has the 0 between documents in it.
+    """
+    count, size, h = np.uint64(0), np.uint64(min(index.size, len(letters))), np.uint64(0)
+    power, filter = _power(index.size), index.filter
+    for i in range(size):
+        h = h * PRIME + np.uint64(letters[i])
+    for i in range(size, np.uint64(len(letters))):
+        mixed = h * MIX
+        begins[count], hashes[count] = i - size, mixed
+        count += np.uint64(may_hold(filter, mixed))
+        h = h * PRIME + (np.uint64(letters[i]) - power * np.uint64(letters[i - size]))
+    left = np.uint64(0)
+    for k in range(count):
+        begins[left], hashes[left] = begins[k], hashes[k]
+        left += np.uint64(may_hold(index.second, hashes[k] * PRIME))
+    return int(left)
 
 
 @njit(nogil=True, cache=True)
@@ -226,12 +252,12 @@ def _extend(
     gram: int,
     document: int,
     seen: NDArray[np.int32],
-    shared: NDArray[np.int64],
     counted: NDArray[np.int32],
+    shared: NDArray[np.int64],
     best: int,
 ) -> int:
-    """Adds the runs around letter i of a document, and around each place of the seed that it may be, to what document
-    and item share; returns the item of which the document has most, ``best`` if that is still it."""
+    """Adds the runs around letter i, and around each place of the seed that may begin there, to what document and item
+    share; returns the item of which the document has most, ``best`` if that is still it."""
     text, k = index.letters, np.searchsorted(index.hashes, h)
     while k < len(index.hashes) and index.hashes[k] == h:
         place = index.places[k]
@@ -239,9 +265,9 @@ def _extend(
         if seen[place] == document:
             continue
         left, right = 0, 0
-        while left < min(i, place) and letters[i - left - 1] == text[place - left - 1]:
+        while left < min(i, place) and letters[i - left - 1] == text[place - left - 1] != 0:
             left += 1
-        while i + right < len(letters) and letters[i + right] == text[place + right]:
+        while letters[i + right] == text[place + right] != 0:  # a 0 ends both
             right += 1
         if left + right < gram or right < index.size:
             continue

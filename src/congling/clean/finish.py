@@ -1,7 +1,7 @@
 """Pass 3: every document gets its final text or its reason; what stays is dealt into the buckets of the shuffle.
 
 The shuffle orders all documents by a key made of the seed and the hash of their letters, which no two of them share: a
-random permutation that depends on neither files nor workers. Keys are dealt by their top bits into buckets, one a
+random permutation that depends on neither files nor workers. Keys are dealt by their top bits into buckets, a few a
 shard. A part leaves ``pieces/00000.arrow`` (a record batch a bucket), ``.final.npy`` (a row a document that stays),
 ``rejects-00000.parquet`` in the stage's folder, and a summary, ``pieces/00000.json``, which is written last.
 """
@@ -46,7 +46,8 @@ class FinishJob:
     judges: Path  # folder of what Judges loads
     pieces: Path
     seed: int
-    buckets: int
+    shards: int
+    buckets: int  # a multiple of the shards
 
 
 def finish_part(job: FinishJob, number: int) -> int:

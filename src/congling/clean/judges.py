@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from congling.clean.adverts import Boilerplate
 from congling.clean.config import CleanConfig
 from congling.clean.decontaminate import EvalGrams
+from congling.clean.letters import NEWLINE, Spelled, letters_of
 from congling.clean.normalise import Normalised
 from congling.clean.parts import STAYS
 from congling.clean.quality.classifier import Classifier
 from congling.clean.rules import FIRST_RULE, REASONS, detail, judge, measures
 from congling.clean.statistics import measure
 
-_LEAST_LEFT = 0.3  # of the letters; a document of which less stays after cutting was boilerplate
+_LEAST_LEFT = 0.3  # of the characters; a document of which less stays after cutting was boilerplate
+_STILL = 0.9  # of the characters; where more stay, shares are still about what they were
+_TOO_SHORT = REASONS.index("too_short") - FIRST_RULE
 
 
 @dataclass
@@ -79,10 +82,13 @@ class Judges:
         )
         if not count:
             return verdict
+        spelled = letters_of(text, NEWLINE)
         if self.boilerplate is not None:
-            self._cut(self.boilerplate, verdict)
+            self._cut(self.boilerplate, verdict, spelled)
         if self.evals is not None:
-            overlap, verdict.item = self.evals.find(verdict.text)
+            overlap, verdict.item = self.evals.find(spelled)
+            rows = np.flatnonzero(verdict.changed)
+            overlap[rows], verdict.item[rows] = self.evals.find(letters_of(verdict.text, NEWLINE, verdict.changed))
             names = self.evals.names
             verdict.reject(
                 verdict.item >= 0, "contaminated", lambda i: f"{overlap[i]} letters of {names[verdict.item[i]]}"
@@ -93,8 +99,8 @@ class Judges:
             verdict.reject(score < least, "low_quality", lambda i: f"quality {score[i]:.3f} < {least:.3f}")
         return verdict
 
-    def _cut(self, boilerplate: Boilerplate, verdict: Verdict) -> None:
-        cut = boilerplate.apply(verdict.text)
+    def _cut(self, boilerplate: Boilerplate, verdict: Verdict, spelled: Spelled) -> None:
+        cut = boilerplate.apply(verdict.text, spelled)
         verdict.hits = cut.hits
         if self.config.adverts == "drop":
             many = cut.hits >= self.config.advert_hits
@@ -102,17 +108,18 @@ class Judges:
                 many, "advert", lambda i: f"{cut.hits[i]} adverts, first {boilerplate.name(int(cut.first_hit[i]))}"
             )
             return
-        before = pc.utf8_length(verdict.text).to_numpy()
-        left = 1 - cut.cut_characters / np.maximum(before, 1)
+        left, share = np.zeros(len(cut.text), np.int64), np.ones(len(cut.text))
+        left[cut.changed] = pc.utf8_length(cut.text.filter(pa.array(cut.changed))).to_numpy()
+        share[cut.changed] = 1 - (cut.cut_characters / np.maximum(left + cut.cut_characters, 1))[cut.changed]
         verdict.reject(
-            left < _LEAST_LEFT, "advert", lambda i: f"{1 - left[i]:.2f} of it is boilerplate > {1 - _LEAST_LEFT:g}"
+            share < _LEAST_LEFT, "advert", lambda i: f"{1 - share[i]:.2f} of it is boilerplate > {1 - _LEAST_LEFT:g}"
         )
         verdict.text, verdict.changed = cut.text, cut.changed
-        self._judge_again(verdict)
+        self._judge_again(verdict, cut.changed & ((share < _STILL) | (left < self.limits[_TOO_SHORT, 0])))
 
-    def _judge_again(self, verdict: Verdict) -> None:
-        """What is left after cutting must still keep to the rules."""
-        rows = np.flatnonzero(verdict.changed & (verdict.reason == STAYS))
+    def _judge_again(self, verdict: Verdict, where: NDArray[np.bool_]) -> None:
+        """What is left after cutting must still keep to the rules; looked at where more than a tenth went, or too much."""
+        rows = np.flatnonzero(where & (verdict.reason == STAYS))
         if not len(rows):
             return
         left = verdict.text.take(pa.array(rows))

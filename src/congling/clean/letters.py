@@ -6,6 +6,7 @@ Letter 0 does not occur; it ends a text where several lie one behind the other.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ Letters = NDArray[np.uint16]
 LETTER, MARK, CLOSING, SPACE, STOP, NEWLINE = range(6)
 PRIME = np.uint64(0x9E3779B97F4A7C15)
 MIX = np.uint64(0xD6E8FEB86659FD93)
+_0, _1, _2, _3, _63, _ASCII = (np.uint64(n) for n in (0, 1, 2, 3, 63, 128))
 
 
 @cache
@@ -36,13 +38,24 @@ def letter_kinds() -> Bytes:
     return kinds
 
 
-def letters_of(text: pa.Array) -> tuple[Letters, NDArray[np.int64]]:
-    """The letters of all documents of a batch, a 0 behind each document, and where sentences end in them."""
+class Spelled(NamedTuple):
+    """The letters of N documents, T in all, and where lines or sentences that have any end in them."""
+
+    letters: Letters  # [T], a 0 behind each document
+    bounds: NDArray[np.int64]  # [N + 1]: document d is letters[bounds[d] : bounds[d + 1] - 1]
+    ends: NDArray[np.int64]  # ascending; the last of a document is its end
+
+
+def letters_of(text: pa.Array, stop: int, where: NDArray[np.bool_] | None = None) -> Spelled:
+    """The letters of a batch, or of its documents of ``where``; ends are those of lines (stop = NEWLINE) or sentences
+    (STOP)."""
     data, offsets = text_buffers(text)
     room = int(offsets[-1] - offsets[0]) + len(text)
+    bounds = np.zeros(len(text) + 1, np.int64)
     letters, ends = np.empty(room, np.uint16), np.empty(room, np.int64)
-    n, count = _letters_of(data, offsets, letter_kinds(), letters, ends)
-    return letters[:n].copy(), ends[:count].copy()
+    where = np.ones(len(text), np.bool_) if where is None else where
+    count, parts = _read(data, offsets, where, letter_kinds(), stop, letters, bounds, ends)
+    return Spelled(letters[: bounds[count]].copy(), bounds[: count + 1], ends[:parts].copy())
 
 
 def to_text(letters: Letters) -> str:
@@ -62,77 +75,78 @@ def hash_gram(old: np.uint64, new: np.uint64) -> np.uint64:
     return (old * PRIME + new) * MIX | np.uint64(1)
 
 
-def make_filter(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A Bloom filter of mixed hashes, two bits each in one word (Putze, Sanders, Singler 2007): 32 bits a hash."""
-    words = 1 << max(len(hashes).bit_length() - 1, 4)
-    found = np.zeros(words, np.uint64)
-    one, six = np.uint64(1), np.uint64(63)
-    bits = one << (hashes >> np.uint64(52) & six) | one << (hashes >> np.uint64(58))
-    np.bitwise_or.at(found, hashes >> np.uint64(20) & np.uint64(words - 1), bits)
+@njit(nogil=True, cache=True)
+def make_filter(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
+    """A Bloom filter of mixed hashes, two bits each in one word (Putze, Sanders, Singler 2007), ``bits`` of room each:
+    of what is not in it, one in 40 (of 8 bits) or 400 (of 32) seems to be."""
+    words = 16
+    while 64 * words < bits * len(hashes):
+        words *= 2
+    found, mask = np.zeros(words, np.uint64), np.uint64(words - 1)
+    for h in hashes:
+        found[h >> np.uint64(20) & mask] |= _bits(h)
     return found
 
 
 @njit(nogil=True, cache=True, inline="always")
+def _bits(h: np.uint64) -> np.uint64:
+    return _1 << (h >> np.uint64(52) & _63) | _1 << (h >> np.uint64(58))
+
+
+@njit(nogil=True, cache=True, inline="always")
 def may_hold(filter: NDArray[np.uint64], h: np.uint64) -> bool:
-    """Whether a hash may be in a filter; of those that are not, one in some hundred seems to be."""
-    one = np.uint64(1)
-    bits = one << (h >> np.uint64(52) & np.uint64(63)) | one << (h >> np.uint64(58))
+    """Whether a hash may be in a filter."""
+    bits = _bits(h)
     return filter[h >> np.uint64(20) & np.uint64(len(filter) - 1)] & bits == bits
 
 
 @njit(nogil=True, cache=True)
-def _letters_of(
-    data: Bytes, offsets: NDArray[np.int64], kinds: Bytes, letters: Letters, ends: NDArray[np.int64]
+def _read(
+    data: Bytes,
+    offsets: NDArray[np.int64],
+    where: NDArray[np.bool_],
+    kinds: Bytes,
+    stop: int,
+    letters: Letters,
+    bounds: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> tuple[int, int]:
-    n, count = 0, 0
-    for d in range(len(offsets) - 1):
-        size, sentences = read_letters(data, offsets[d], offsets[d + 1], kinds, STOP, letters[n:], ends[count:])
-        for k in range(count, count + sentences):
-            ends[k] += n
-        n, count = n + size + 1, count + sentences
-        letters[n - 1] = 0
-    return n, count
+    """Fills letters, bounds and ends; returns the number of documents and of ends.
 
-
-@njit(nogil=True, cache=True)
-def longest(offsets: NDArray[np.int64]) -> int:
-    """Bytes of the longest document, at least 1."""
-    most = 1
-    for d in range(len(offsets) - 1):
-        most = max(most, offsets[d + 1] - offsets[d])
-    return most
-
-
-@njit(nogil=True, cache=True)
-def read_letters(
-    data: Bytes, i: int, end: int, kinds: Bytes, stop: int, letters: Letters, ends: NDArray[np.int64]
-) -> tuple[int, int]:
-    """Fills ``letters`` [n] of ``data[i:end]`` and ``ends`` [parts], the number of letters up to the end of each line
-    (stop = NEWLINE) or sentence (STOP) that has any; returns (n, parts)."""
-    n, parts, last = 0, 0, 0
-    while i < end:
-        a = data[i]
-        if 0xE4 <= a <= 0xE9 and i + 2 < end:  # U+4000 to U+9FFF
-            letters[n] = (np.int64(a) & 15) << 12 | (np.int64(data[i + 1]) & 63) << 6 | (np.int64(data[i + 2]) & 63)
-            n += 1
-            i += 3
+    Whether a character is a letter, or an end, moves a place to write to, which costs less than a branch that cannot be
+    foreseen; unsigned places, for signed ones are looked at for being negative.
+    """
+    count, n, parts = 0, _0, _0
+    for d in range(len(where)):
+        if not where[d]:
             continue
-        b = a | 32
-        if 97 <= b <= 122:
-            letters[n] = b
-            n += 1
-            i += 1
-            continue
-        code, size = (np.int64(a), 1) if a < 0x80 else decode(data, i, end)
-        i += size
-        kind = kinds[code]
-        if kind == LETTER:
+        i, end, last = np.uint64(offsets[d]), np.uint64(offsets[d + 1]), n
+        while i < end:
+            a = np.uint64(data[i])
+            if np.uint64(0xE0) <= a < np.uint64(0xF0) and i + _2 < end:
+                code = (a & np.uint64(15)) << np.uint64(12) | (np.uint64(data[i + _1]) & _63) << np.uint64(6)
+                code |= np.uint64(data[i + _2]) & _63
+                i += _3
+            elif a < _ASCII:
+                code = a | np.uint64(32) if np.uint64(65) <= a <= np.uint64(90) else a
+                i += _1
+            else:
+                other, size = decode(data, i, end)
+                code = np.uint64(other)
+                i += np.uint64(size)
+            kind = kinds[code]
             letters[n] = code
-            n += 1
-        elif kind >= stop and n > last:
-            ends[parts] = last = n
-            parts += 1
-    if n > last:
-        ends[parts] = n
-        parts += 1
-    return n, parts
+            if stop == STOP or a < _ASCII:  # the only end of a line is ASCII
+                ends[parts] = n
+                is_end = np.uint64(kind >= stop) & np.uint64(n > last)
+                parts += is_end
+                last = n if is_end else last
+            n += np.uint64(kind == LETTER)
+        if n > last:
+            ends[parts] = n
+            parts += _1
+        letters[n] = 0
+        n += _1
+        count += 1
+        bounds[count] = n
+    return count, int(parts)

@@ -13,11 +13,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from congling.artifact import atomic_open
-from congling.clean.characters import Bytes
-from congling.clean.letters import MIX, NEWLINE, PRIME, Letters, letter_kinds, longest, read_letters
-from congling.corpus.documents import text_buffers
+from congling.clean.letters import MIX, NEWLINE, PRIME, Letters, letters_of
 
 _AT_ONCE = 1 << 24  # hashes in memory
+_1, _2, _3, _4 = (np.uint64(n) for n in (1, 2, 3, 4))
 
 
 def hash_lines(text: pa.Array, letters: int) -> NDArray[np.uint64]:
@@ -27,33 +26,30 @@ def hash_lines(text: pa.Array, letters: int) -> NDArray[np.uint64]:
 
 def _hash(text: pa.Array, letters: int) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
     """The hashes, and the row of the document of each [M]."""
-    data, offsets = text_buffers(text)
-    room = int(offsets[-1] - offsets[0]) // letters + len(text)
-    hashes, documents = np.empty(room, np.uint64), np.empty(room, np.int32)
-    count = _hash_lines(data, offsets, letter_kinds(), letters, hashes, documents)
+    spelled = letters_of(text, NEWLINE)
+    hashes, documents = np.empty(len(spelled.ends), np.uint64), np.empty(len(spelled.ends), np.int32)
+    count = _hash_lines(*spelled, letters, hashes, documents)
     return hashes[:count].copy(), documents[:count].copy()
 
 
 @njit(nogil=True, cache=True)
 def _hash_lines(
-    data: Bytes,
-    offsets: NDArray[np.int64],
-    kinds: Bytes,
+    letters: Letters,
+    bounds: NDArray[np.int64],
+    ends: NDArray[np.int64],
     least: int,
     hashes: NDArray[np.uint64],
     documents: NDArray[np.int32],
 ) -> int:
-    size = longest(offsets)
-    letters, ends = np.empty(size, np.uint16), np.empty(size, np.int64)
-    count = 0
-    for d in range(len(offsets) - 1):
-        _, lines = read_letters(data, offsets[d], offsets[d + 1], kinds, NEWLINE, letters, ends)
-        begin, first = 0, count
-        for k in range(lines):
+    count = k = 0
+    for d in range(len(bounds) - 1):
+        begin, first = bounds[d], count
+        while k < len(ends) and ends[k] < bounds[d + 1]:
             if count_han(letters, begin, ends[k], least) >= least:
                 hashes[count] = hash_line(letters, begin, ends[k])
                 count += 1
             begin = ends[k]
+            k += 1
         count = first + _distinct(hashes[first:count])
         documents[first:count] = d
     return count
@@ -63,7 +59,7 @@ def _hash_lines(
 def count_han(letters: Letters, begin: int, end: int, least: int) -> int:
     """Chinese letters in letters[begin:end], counted until there are ``least``."""
     count = 0
-    for i in range(begin, end if end - begin >= least else begin):
+    for i in range(np.uint64(begin), np.uint64(end if end - begin >= least else begin)):
         count += 0x3400 <= letters[i] < 0xA000
         if count == least:
             break
@@ -73,17 +69,17 @@ def count_han(letters: Letters, begin: int, end: int, least: int) -> int:
 @njit(nogil=True, cache=True)
 def hash_line(letters: Letters, begin: int, end: int) -> np.uint64:
     """The hash of letters[begin:end], four at a time."""
-    h, i = PRIME * np.uint64(end - begin), begin
-    while i + 4 <= end:
-        four = np.uint64(letters[i]) | np.uint64(letters[i + 1]) << np.uint64(16)
-        four |= np.uint64(letters[i + 2]) << np.uint64(32) | np.uint64(letters[i + 3]) << np.uint64(48)
+    h, i, last = PRIME * np.uint64(end - begin), np.uint64(begin), np.uint64(end)
+    while i + _4 <= last:
+        four = np.uint64(letters[i]) | np.uint64(letters[i + _1]) << np.uint64(16)
+        four |= np.uint64(letters[i + _2]) << np.uint64(32) | np.uint64(letters[i + _3]) << np.uint64(48)
         h = (h ^ four) * MIX
         h ^= h >> np.uint64(32)
-        i += 4
-    while i < end:
+        i += _4
+    while i < last:
         h = (h ^ np.uint64(letters[i])) * MIX
         h ^= h >> np.uint64(32)
-        i += 1
+        i += _1
     return h
 
 

@@ -13,7 +13,7 @@ Counts add up over documents in any order, so nothing depends on how the sample 
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from congling.artifact import atomic_open
 from congling.clean.characters import Bytes
-from congling.clean.letters import PRIME, Letters, hash_gram, letters_of, push, to_text
+from congling.clean.letters import NEWLINE, PRIME, STOP, Letters, Spelled, hash_gram, letters_of, push, to_text
 from congling.clean.lines import count_han
 from congling.clean.phrases import find, make_matcher
 
@@ -45,12 +45,14 @@ class Phrases:
     documents: NDArray[np.int64]  # [P], of the sample, that they stand in
 
 
-def save_sample(path: Path, batches: Iterable[pa.Array]) -> None:
+def save_sample(path: Path, parts: Sequence[Spelled]) -> None:
     """Writes the letters of documents and where their sentences end, for ``find_repeats``."""
-    parts = [letters_of(batch) for batch in batches]
-    first = np.cumsum([0, *(len(letters) for letters, _ in parts)])
-    letters = np.concatenate([np.empty(0, np.uint16), *(letters for letters, _ in parts)])
-    ends = np.concatenate([np.empty(0, np.int64), *(f + ends for f, (_, ends) in zip(first, parts, strict=False))])
+    parts = [
+        letters_of(part, STOP) if isinstance(part, pa.Array) else part for part in parts
+    ]  # until prepare gives them
+    first = np.cumsum([0, *(len(part.letters) for part in parts)])
+    letters = np.concatenate([np.empty(0, np.uint16), *(part.letters for part in parts)])
+    ends = np.concatenate([np.empty(0, np.int64), *(f + part.ends for f, part in zip(first, parts, strict=False))])
     with atomic_open(path) as file:
         np.save(file, letters)
         np.save(file, ends)
@@ -138,7 +140,7 @@ def _shift(slots: int) -> np.uint64:
 def _count(letters: Letters, table: Bytes) -> None:
     """Counts every gram; a count stops at 255."""
     old, new, since, shift = np.uint64(0), np.uint64(0), 0, _shift(len(table))
-    for i in range(len(letters)):
+    for i in range(np.uint64(len(letters))):
         old, new = push(old, new, letters[i])
         since = since + 1 if letters[i] else 0
         if since >= GRAM:
@@ -262,11 +264,10 @@ def _stretches(
 def _without_contained(phrases: Phrases) -> Phrases:
     """Without the phrases that stand in a longer one which says nearly as much."""
     texts, documents = phrases.texts, phrases.documents
-    letters, _ = letters_of(pa.array(texts, pa.large_string()))
+    letters, bounds, _ = letters_of(pa.array(texts, pa.large_string()), NEWLINE)
     matcher = make_matcher(texts)
-    begins, found = np.empty(len(letters), np.int64), np.empty(len(letters), np.int64)
-    count = find(letters, len(letters), matcher, begins, found)
-    inner, outer = matcher.numbers[found[:count]], np.searchsorted(np.flatnonzero(letters == 0), begins[:count])
+    begins, found = find(letters, matcher)
+    inner, outer = matcher.numbers[found], np.searchsorted(bounds, begins, "right") - 1
     by_text = np.array(sorted(range(len(texts)), key=lambda p: texts[p]), np.int64)
     begins_next = [texts[b].startswith(texts[a]) for a, b in itertools.pairwise(by_text)]
     inner = np.concatenate([inner, by_text[:-1][begins_next]])

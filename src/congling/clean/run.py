@@ -11,6 +11,7 @@ on. See docs/cleaning.md.
 4. ``write``: each bucket, in its random order, becomes a shard.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ from congling.reporter import Reporter
 EVIDENCE = "evidence"  # folder in the stage's: what `congling clean explain` and the report page need
 _SUMMARY_EXAMPLES = 3  # rejects a reason, in the manifest
 _SHOWN = 120  # characters of them
+_BUCKET_MB = 64  # of text that are put in order in memory at a time
 _GROUPS = 20  # of duplicates, shown in the report
 
 
@@ -64,12 +66,12 @@ def run(stage: Stage, reporter: Reporter, config: CleanConfig) -> dict[str, Any]
             compared = compare(parts, work / "compared", config, pool, reporter)
         with steps("boilerplate"):
             prepare(parts, compared, evidence, work / "boilerplate", config, stage.seed, pool, reporter)
-        buckets = _buckets(parts, compared.reason, config)
-        job = FinishJob(parts, compared, config, stage.path, evidence, work / "pieces", stage.seed, buckets)
+        shards, buckets = _shards_and_buckets(parts, compared.reason, config)
+        job = FinishJob(parts, compared, config, stage.path, evidence, work / "pieces", stage.seed, shards, buckets)
         sizes = [counts["bytes_normalised"] for counts in parts.counts]
         steps.map("finish", pool, partial(finish_part, job), range(len(parts.files)), sum(sizes), "B")
         twins = find_twins(job.pieces, len(parts.files))
-        steps.map("write", pool, partial(write_shard, job, twins), range(buckets), buckets, "shards")
+        steps.map("write", pool, partial(write_shard, job, twins), range(shards), shards, "shards")
     summary = _summary(job, tasks, steps)
     if summary["documents_out"] == 0:
         raise ValueError(_nothing_left(summary))
@@ -97,11 +99,13 @@ def _read(tasks: Sequence[ReadTask], pool: Pool, steps: "_Steps") -> Parts:
     return Parts(tuple(sorted(tasks[0].folder.glob("*.parquet"))))
 
 
-def _buckets(parts: Parts, reason: Any, config: CleanConfig) -> int:
-    """So many that a shard has about ``shard_mb`` of text."""
+def _shards_and_buckets(parts: Parts, reason: Any, config: CleanConfig) -> tuple[int, int]:
+    """So many that a shard has about ``shard_mb`` of text, a bucket at most _BUCKET_MB."""
     staying = [np.count_nonzero(reason[parts.slice(i)] == STAYS) for i in range(len(parts.files))]
     sizes = [c["bytes_normalised"] * n / max(c["rows"], 1) for c, n in zip(parts.counts, staying, strict=True)]
-    return max(1, round(sum(sizes) / (config.shard_mb << 20)))
+    megabytes = sum(sizes) / (1 << 20)
+    shards = max(1, round(megabytes / config.shard_mb))
+    return shards, shards * max(1, math.ceil(megabytes / shards / _BUCKET_MB))
 
 
 class _Steps:

@@ -1,4 +1,4 @@
-"""Pass 4: a bucket of the shuffle becomes a shard, ``corpus-00000.parquet``, in the order of the keys.
+"""Pass 4: some buckets of the shuffle become a shard, ``corpus-00000.parquet``, in the order of the keys.
 
 Before it, documents that cutting has made equal are found: of each such group the longest stays.
 """
@@ -53,18 +53,19 @@ def find_twins(pieces: Path, parts: int) -> Twins:
     return Twins(ids[by_id], kept[by_id])
 
 
-def write_shard(job: FinishJob, twins: Twins, bucket: int) -> int:
-    """Writes the shard of a bucket unless it is there; returns 1. What it drops is taken off in its summary."""
-    done = job.pieces / f"shard-{bucket:05d}.json"
+def write_shard(job: FinishJob, twins: Twins, number: int) -> int:
+    """Writes a shard unless it is there; returns 1. What it drops is taken off in its summary."""
+    done = job.pieces / f"shard-{number:05d}.json"
     if not done.exists():
-        tally = Tally(job.seed)
-        with tally.clock("write"):
-            _write(job, twins, bucket, tally)
+        tally, each = Tally(job.seed), job.buckets // job.shards
+        with tally.clock("write"), ShardWriter(job.stage, "corpus", _ONE_FILE, SCHEMA, number) as shard:
+            for bucket in range(number * each, (number + 1) * each):
+                _write(job, twins, bucket, shard, tally)
         tally.save(done)
     return 1
 
 
-def _write(job: FinishJob, twins: Twins, bucket: int, tally: Tally) -> None:
+def _write(job: FinishJob, twins: Twins, bucket: int, shard: ShardWriter, tally: Tally) -> None:
     batches = []
     for number in range(len(job.parts.files)):
         with pa.memory_map(str(job.pieces / f"{number:05d}.arrow")) as file, pa.ipc.open_file(file) as piece:
@@ -77,10 +78,9 @@ def _write(job: FinishJob, twins: Twins, bucket: int, tally: Tally) -> None:
     order = np.argsort(table["key"].to_numpy(), kind="stable")
     del batches
     table = table.select(SCHEMA.names).combine_chunks()
-    with ShardWriter(job.stage, "corpus", _ONE_FILE, SCHEMA, bucket) as shard:
-        for begin in range(0, len(order), _ROWS):  # not all at once: that would be a third copy of the text
-            for batch in table.take(pa.array(order[begin : begin + _ROWS])).to_batches():
-                shard.write(batch)
+    for begin in range(0, len(order), _ROWS):  # not all at once: that would be a third copy of the text
+        for batch in table.take(pa.array(order[begin : begin + _ROWS])).to_batches():
+            shard.write(batch)
 
 
 def _drop(job: FinishJob, twins: Twins, bucket: int, table: pa.Table, place: NDArray[np.int64], tally: Tally) -> None:
