@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from congling.clean.adverts import Boilerplate, read_list
@@ -161,6 +161,7 @@ def test_nothing_found_is_the_very_array():
     assert apply(boilerplate([ADVERT]), piece).text.to_pylist() == ["", "后"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="广告语在此。，\nx😀 ", max_size=60), max_size=5))
 def test_what_is_left_was_there_and_nothing_else_changes(texts):
     cut = apply(boilerplate(["广告语", "在此广告"], ["语在此在"]), column(texts))

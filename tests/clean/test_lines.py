@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from congling.clean import lines
@@ -26,6 +26,7 @@ def is_line(line, least):
     return sum(c in "甲乙丙" for c in line) >= least
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(LINE, max_size=6).map("\n".join), max_size=6))
 def test_a_line_counts_once_a_document_and_only_its_letters_count(texts):
     wanted = Counter(k for text in texts for k in {key(x) for x in text.split("\n") if is_line(x, 3)})

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from congling.clean.letters import NEWLINE, STOP, letter_kinds, letters_of, make_filter, may_hold, to_text
@@ -31,6 +31,7 @@ def matches(phrases, text):
     return set(zip(begins.tolist(), matcher.numbers[found].tolist(), strict=True))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SOME, st.booleans()), max_size=5), st.sampled_from([STOP, NEWLINE]))
 def test_letters_are_those_of_all_documents_one_behind_the_other(texts, stop):
     spelled = letters_of(column([t for t, _ in texts]), stop, np.array([here for _, here in texts], np.bool_))
@@ -55,6 +56,7 @@ def test_a_slice_of_a_column_and_what_is_no_letter():
     assert to_text(letters_of(column(["一" * 4 + "é中"]).slice(0), STOP).letters) == "一一一一é中\0"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="一二Ab", min_size=1, max_size=10), min_size=1, max_size=12), SOME)
 def test_at_each_place_the_longest_phrase_is_found(phrases, text):
     letters = plain_letters(text)
@@ -66,6 +68,7 @@ def test_at_each_place_the_longest_phrase_is_found(phrases, text):
     assert {(begin, phrases[p].lower()) for begin, p in matches(phrases, text)} == wanted
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.lists(st.integers(0, 60), max_size=4), st.integers(1, 3))
 def test_long_phrases_are_found_wherever_they_begin(size, gaps, kinds):
     phrases = ["".join(chr(0x4E00 + (7 * k + k // kinds) % 29) for k in range(size + more)) for more in (0, 3, 20)]
@@ -92,6 +95,7 @@ def test_a_phrase_without_letters_is_an_error_and_no_phrases_find_nothing():
     assert matches([], "什么都没有") == set()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=50), st.integers(0, 2**64 - 1), st.sampled_from([8, 32]))
 def test_a_filter_holds_what_was_put_in(hashes, other, bits):
     found = make_filter(np.array(hashes, np.uint64), bits)

@@ -20,7 +20,7 @@ from congling.clean.rules import FIRST_RULE, REASONS, detail, judge, measures
 from congling.clean.statistics import measure
 
 _LEAST_LEFT = 0.3  # of the characters; a document of which less stays after cutting was boilerplate
-_STILL = 0.9  # of the characters; where more stay, shares are still about what they were
+_STILL = 0.9  # of the characters; where more stay, nothing is measured again
 _TOO_SHORT = REASONS.index("too_short") - FIRST_RULE
 
 
@@ -118,7 +118,8 @@ class Judges:
         self._judge_again(verdict, cut.changed & ((share < _STILL) | (left < self.limits[_TOO_SHORT, 0])))
 
     def _judge_again(self, verdict: Verdict, where: NDArray[np.bool_]) -> None:
-        """What is left after cutting must still keep to the rules; looked at where more than a tenth went, or too much."""
+        """What is left after cutting must still keep to the rules. Measured again are the documents of ``where``: more
+        than a tenth went, or they are too short now; the others' shares are about what they were."""
         rows = np.flatnonzero(where & (verdict.reason == STAYS))
         if not len(rows):
             return

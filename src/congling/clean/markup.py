@@ -1,4 +1,4 @@
-"""HTML remains: a kernel that drops tags, comments, scripts, styles and drawings, and decodes entities. No document grows.
+"""HTML remains: a kernel that drops tags, comments, scripts, styles, drawings, and decodes entities. No document grows.
 
 Known tags go (a block leaves a newline, a cell a space), unknown ones (``<T>``, ``<篇名>``) are text. Not followed of
 HTML: a ``>`` within an attribute ends its tag; entities need their semicolon; a comment without an end is text.

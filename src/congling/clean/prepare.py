@@ -21,6 +21,7 @@ from congling.clean.config import CleanConfig
 from congling.clean.decontaminate import EvalGrams
 from congling.clean.duplicates.fingerprint import load_hashes
 from congling.clean.finish import shuffle_key
+from congling.clean.letters import STOP, Spelled, letters_of
 from congling.clean.normalise import normalise
 from congling.clean.parts import STAYS, read_part
 from congling.clean.privacy import mask
@@ -96,12 +97,13 @@ def count_part(job: CountJob, number: int) -> int:
     done = job.folder / f"{number:05d}.lines.npy"
     if not done.exists():
         hashes: list[np.ndarray] = []
-        adverts: list[pa.Array] = []
+        adverts: list[Spelled] = []
         texts: list[pa.Array] = []
         for text, random in _staying_texts(job, number):
             hashes.append(lines.hash_lines(text, job.config.line_letters))
-            adverts.append(text.filter(pa.array(random < job.advert_rate)))
-            texts.append(text.filter(pa.array(random < job.quality_rate)))
+            adverts.append(letters_of(text, STOP, random < job.advert_rate))
+            if job.quality_rate:
+                texts.append(text.filter(pa.array(random < job.quality_rate)))
         repeats.save_sample(job.folder / f"{number:05d}.sample.npy", adverts)
         table = pa.table({"text": pa.chunked_array(texts, pa.large_string())})
         with atomic_open(job.folder / f"{number:05d}.texts.arrow") as file, pa.ipc.new_file(file, table.schema) as out:

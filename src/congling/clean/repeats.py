@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from congling.artifact import atomic_open
 from congling.clean.characters import Bytes
-from congling.clean.letters import NEWLINE, PRIME, STOP, Letters, Spelled, hash_gram, letters_of, push, to_text
+from congling.clean.letters import NEWLINE, PRIME, Letters, Spelled, hash_gram, letters_of, push, to_text
 from congling.clean.lines import count_han
 from congling.clean.phrases import find, make_matcher
 
@@ -47,9 +47,6 @@ class Phrases:
 
 def save_sample(path: Path, parts: Sequence[Spelled]) -> None:
     """Writes the letters of documents and where their sentences end, for ``find_repeats``."""
-    parts = [
-        letters_of(part, STOP) if isinstance(part, pa.Array) else part for part in parts
-    ]  # until prepare gives them
     first = np.cumsum([0, *(len(part.letters) for part in parts)])
     letters = np.concatenate([np.empty(0, np.uint16), *(part.letters for part in parts)])
     ends = np.concatenate([np.empty(0, np.int64), *(f + part.ends for f, part in zip(first, parts, strict=False))])

@@ -67,9 +67,11 @@ class Statistics:
     commas: NDArray[np.int64]  # ，。,.
     repeated_lines: NDArray[np.int64]  # in lines that came before
     repeated_paragraphs: NDArray[np.int64]  # in lines of PARAGRAPH or more that came before
-    listed: NDArray[np.int64]  # in lines below SHORT_LINE that end in a letter or a separator; there are 3 lines at least
-    unfinished: NDArray[np.int64]  # in lines of PARAGRAPH or more, behind their last end of a sentence; of 2 lines
-    teasers: NDArray[np.int64]  # in lines that end in … or 阅读全文 and the like; there are 2 lines at least
+    listed: NDArray[np.int64]  # in lines below SHORT_LINE that end in a letter or a separator, of 3 lines at least
+    unfinished: NDArray[
+        np.int64
+    ]  # in lines of PARAGRAPH or more, behind their last end of a sentence, of 2 lines at least
+    teasers: NDArray[np.int64]  # in lines that end in … or 阅读全文 and the like, of 2 lines at least
     linked: NDArray[np.int64]  # in lines that hold a web address
     stuffed: NDArray[np.int64]  # in word lists: 6 or more items of at most 8 letters between 、|_#/·• or spaces
     letters: NDArray[np.int64]  # looked at for repetition

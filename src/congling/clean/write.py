@@ -91,6 +91,6 @@ def _drop(job: FinishJob, twins: Twins, bucket: int, table: pa.Table, place: NDA
     with ShardWriter(job.stage, "rejects", _ONE_FILE, REJECTS, len(job.parts.files) + bucket) as rejects:
         rejects.write(dropped)
     tally.dropped(dropped)
-    tally.summary["documents"] = -len(dropped)
-    tally.summary["bytes"] = -(pc.sum(pc.binary_length(dropped["text"])).as_py() or 0)
-    tally.summary["characters"] = -(pc.sum(pc.utf8_length(dropped["text"])).as_py() or 0)
+    tally.summary["documents"] -= len(dropped)
+    tally.summary["bytes"] -= pc.sum(pc.binary_length(dropped["text"])).as_py() or 0
+    tally.summary["characters"] -= pc.sum(pc.utf8_length(dropped["text"])).as_py() or 0
