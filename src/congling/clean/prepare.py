@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from congling.artifact import atomic_open
 from congling.clean import lines, repeats
@@ -32,7 +33,7 @@ from congling.reporter import Reporter
 
 _QUALITY_SAMPLE = 20_000  # documents of which quantiles of quality are taken
 _NAMED_LINES = 300  # the worst, whose text is looked up for people
-_LOOKED_THROUGH = 4  # parts, for them
+_LOOKED_THROUGH = 2  # parts, for them
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,19 @@ def _find(job: CountJob, documents: int) -> Boilerplate:
     hashes = [job.folder / f"{i:05d}.lines.npy" for i in numbers]
     found, counts = lines.frequent_lines(hashes, _least(config, documents))
     worst = np.sort(np.argsort(-counts, kind="stable")[:_NAMED_LINES])
+    return Boilerplate(phrases, found, counts, config.line_letters, _named(job, worst, found[worst]))
+
+
+def _named(job: CountJob, places: NDArray[np.int64], hashes: NDArray[np.uint64]) -> dict[int, str]:
+    """The texts of some lines by their places, as far as they stand in the first parts."""
     named: dict[int, str] = {}
-    for i in numbers[:_LOOKED_THROUGH] if len(worst) else ():
+    for i in range(min(len(job.parts.files), _LOOKED_THROUGH)):
         for text, _ in _staying_texts(job, i):
-            texts = lines.find_lines(text, found[worst], config.line_letters)
-            named = {int(worst[place]): line for place, line in texts.items()} | named
-    return Boilerplate(phrases, found, counts, config.line_letters, named)
+            if len(named) == len(places):
+                return named
+            texts = lines.find_lines(text, hashes, job.config.line_letters)
+            named = {int(places[place]): line for place, line in texts.items()} | named
+    return named
 
 
 def _least(config: CleanConfig, documents: int) -> int:
