@@ -105,7 +105,7 @@ def _count(
     for d in range(len(counts)):
         i, end, floor, window = offsets[d], offsets[d + 1], offsets[d], np.uint64(0)
         while i < end:
-            window = window << np.uint64(8) | _lower(data[i])
+            window = window << np.uint64(8) | _lower(data[np.uint64(i)])
             i += 1
             if (
                 (eight and _has(filter, window))

@@ -18,7 +18,7 @@ from congling.artifact import atomic_open
 from congling.corpus.documents import SCHEMA, text_buffers
 
 _GROUP_BYTES = 8 << 20  # of text in a row group: what a writer or a reader holds in memory
-_PLAIN = ("text",)  # columns whose values hardly repeat: no dictionary, no statistics
+_PLAIN = ("id", "text")  # columns whose values hardly repeat: no dictionary
 
 
 class ShardWriter:
@@ -76,10 +76,11 @@ class ShardWriter:
         self._open = ExitStack()
         path = self.folder / f"{self.prefix}-{self._first_shard + len(self._files):05d}.parquet"
         file = self._open.enter_context(atomic_open(path))
-        others = [name for name in self.schema.names if name not in _PLAIN]
-        self._parquet = self._open.enter_context(
-            pq.ParquetWriter(file, self.schema, compression="zstd", use_dictionary=others, write_statistics=others)
-        )
+        settings: dict[str, Any] = {
+            "use_dictionary": [name for name in self.schema.names if name not in _PLAIN],
+            "write_statistics": [name for name in self.schema.names if name != "text"],
+        }
+        self._parquet = self._open.enter_context(pq.ParquetWriter(file, self.schema, compression="zstd", **settings))
         self._files.append(path)
 
     def _finish_shard(self) -> None:
