@@ -127,6 +127,36 @@ def test_a_finished_stage_is_skipped_and_says_so(congling, raw):
     assert "already done" in error
 
 
+def test_an_edited_side_file_makes_the_stage_run_again(congling, raw, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("没有这个词\n")
+    assert clean(congling, raw, f"clean.lexicon={words}")[0] == OK
+    assert "already done" in clean(congling, raw, f"clean.lexicon={words}")[2]
+    words.write_text("没有这个词\n也没有那个\n")
+    assert "already done" not in clean(congling, raw, f"clean.lexicon={words}")[2]
+    code, _, error = clean(congling, raw, "clean.lexicon=nowhere.txt")
+    assert code == FAILED
+    one_line(error, "clean.lexicon: nowhere.txt: no such file")
+
+
+def test_clean_writes_its_page_and_explains_a_document(congling, raw):
+    code, out, _ = clean(congling, raw)
+    assert code == OK
+    assert "runs/t/clean.html" in out
+    assert "从零" in Path("runs/t/clean.html").read_text(encoding="utf-8")
+    code, out, _ = congling("clean", "explain", "0", "run.name=t")
+    assert code == OK
+    assert out.startswith("source ")
+    assert "verdict" in out
+    assert congling("clean", "explain", "x", "run.name=t")[0] == BAD_CONFIG
+
+
+def test_a_label_file_that_is_missing_is_told_before_the_work(congling, raw):
+    code, _, error = clean(congling, raw, 'clean.labels=["nowhere.jsonl"]')
+    assert code == FAILED
+    one_line(error, "nowhere.jsonl", "no such file")
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(congling, raw, monkeypatch):
     assert clean(congling, raw)[0] == OK
     before = sorted(p.name for p in Path("runs/t/clean").iterdir())

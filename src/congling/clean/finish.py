@@ -72,7 +72,8 @@ def _divided(
     job: FinishJob, number: int, rejects: ShardWriter, tally: Tally
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[Any]]]:
     """Batch by batch what stays, as PIECE and FINAL; the rest goes to ``rejects``."""
-    judges, known = _load_judges(job.judges, job.config), _Known.of_part(job, number)
+    written = (job.judges / "limits.npy").stat().st_mtime_ns  # the last of its files
+    judges, known = _load_judges(job.judges, job.config, written), _Known.of_part(job, number)
     batches = read_part(job.parts.files[number])
     begin = 0  # within the part
     while True:
@@ -213,5 +214,6 @@ def bucket_of(key: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
 
 
 @lru_cache(1)
-def _load_judges(folder: Path, config: CleanConfig) -> Judges:
+def _load_judges(folder: Path, config: CleanConfig, written: int) -> Judges:
+    """``written``: when, so that a process never takes those of an earlier run in the same folder."""
     return Judges.load(folder, config)
