@@ -52,9 +52,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 SEED = 1
 HELD_OUT = (
     "limits of the rules were chosen on the distributions of pretrain/* and dirty/*, these documents among them, "
-    "without these labels: held out are the labels, not the documents. classifier_*: each fifth is judged after "
-    "learning from the other four, which hold documents of the same 14 sources; classifier_new_source_*: each source "
-    "after learning from the other 13"
+    "without these labels: held out are the labels, not the documents; but teasers, unfinished, list_page and "
+    "stuffing were changed after a first look at them (rules alone before: precision 0.780, recall 0.948). "
+    "classifier_*: each fifth is judged after learning from the other four, which hold documents of the same 14 "
+    "sources; classifier_new_source_*: each source after learning from the other 13"
 )
 
 

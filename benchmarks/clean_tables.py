@@ -89,7 +89,8 @@ def document():
 
 def sentence(chinese):
     speed, big = newest("clean-speed")["figures"], newest("clean-scale")["figures"]
-    rate, times = speed["rates"]["ours, all"]["json_mb_s_processor"], speed["ratio"]["processor"]
+    ours = [speed["rates"][name]["json_mb_s_processor"] for name in ("ours, all", "ours, all, again")]
+    rate, times = sum(ours) / len(ours), speed["ratio"]["processor"]
     size, largest = max(((float(name), run) for name, run in big["runs"].items()), key=lambda pair: pair[0])
     minutes, memory = largest["seconds"] / 60, largest["memory_mb"] / 1e3
     if chinese:
