@@ -50,8 +50,7 @@ def _rewrite_one(
     """Writes one document at ``out[o:]``; returns the end of it, the changes and the needs."""
     start, last, run = o, -1, 0  # last, run: the repetition under way
     changed, need, read, garbled, dropped = 0, 0, 0, 0, 0
-    suspects, traditional, lines = 0, 0, 0
-    line_read, line_suspects = 0, 0  # where the counts were at the start of the line
+    suspects, traditional, lines, line_read, line_suspects = 0, 0, 0, 0, 0  # line_…: at the start of the line
     while i < end:
         if last < 0 and (o > start or data[i] != 32):
             stop, n, odd, old = _plain_run(data, i, end, table)
@@ -102,11 +101,16 @@ def _rewrite_one(
         else:
             o = copy(data, i - size, i, out, o)
     kept = read - dropped
-    need |= _suspicious(suspects - line_suspects, kept - line_read)
-    need |= TRADITIONAL if traditional * _TRADITIONAL_SHARE > kept else 0
-    need |= WRAPS if _WRAPPED[0] * lines < kept < _WRAPPED[1] * lines else 0
+    need |= _suspicious(suspects - line_suspects, kept - line_read) | _needs_as_a_whole(kept, traditional, lines)
     counts[0], counts[1] = garbled, read + garbled
     return o, changed, need
+
+
+@njit(nogil=True, cache=True)
+def _needs_as_a_whole(kept: int, traditional: int, lines: int) -> int:
+    """What a document of so many characters, traditional ones, and line breaks may need."""
+    wraps = WRAPS if _WRAPPED[0] * lines < kept < _WRAPPED[1] * lines else 0
+    return wraps | (TRADITIONAL if traditional * _TRADITIONAL_SHARE > kept else 0)
 
 
 @njit(nogil=True, cache=True)
