@@ -127,6 +127,32 @@ def test_a_killed_run_goes_on_to_the_same_bytes(raw, tmp_path, monkeypatch, owne
     assert corpus_bytes(tmp_path / "out") == corpus_bytes(tmp_path / "whole")
 
 
+def test_a_run_killed_while_it_clears_away_is_done(raw, tmp_path, monkeypatch):
+    """Half of the work is gone then; nothing may be made of the other half."""
+    whole = run_stage(tmp_path / "whole", raw)
+
+    def half(path):
+        for file in sorted((path / "parts").glob("00000-*")):
+            file.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(tmp_path / "out", raw)
+    assert run_stage(tmp_path / "out", raw) == whole
+    assert corpus_bytes(tmp_path / "out") == corpus_bytes(tmp_path / "whole")
+
+
+def test_parts_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["99999-000", "100000-000", "00001-1000", "00001-999", "00001-101"]
+    for name in names:
+        (tmp_path / f"{name}.parquet").touch()
+    in_order = ["00001-101", "00001-999", "00001-1000", "99999-000", "100000-000"]
+    assert [p.stem for p in parts.part_files(tmp_path)] == in_order
+    assert [p.stem for p in parts.part_files(tmp_path, "00001-*")] == in_order[:3]
+
+
 def _interrupted(function, call):
     """``function``, but its ``call``-th call is interrupted."""
     calls = []

@@ -260,10 +260,27 @@ def test_a_bad_line_in_a_span_is_named_from_the_top_of_the_file(tmp_path):
         [texts(file, span=span) for span in spans]
 
 
-def test_a_wrong_key_is_an_error_even_with_rejects(tmp_path):
+def test_a_wrong_key_is_an_error_or_every_record_is_a_reject(tmp_path):
     file = write(tmp_path / "a.jsonl", as_lines([{"body": "x"}] * 3))
-    with pytest.raises(ReadError, match="none of its 3 objects has text under 'text' or 'content'; give text_key"):
-        texts(file, on_reject=lambda reject: None)
+    with pytest.raises(ReadError, match=r"a.jsonl:1: no text under 'text' or 'content' \(it has body\); give text_key"):
+        texts(file)
+    rejects = []
+    assert texts(file, on_reject=rejects.append) == []  # one file of other things must not end a run over thousands
+    assert [(r.line, r.reason) for r in rejects] == [(1, "no_text"), (2, "no_text"), (3, "no_text")]
+    assert "give text_key" in rejects[0].detail
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_the_source_of_a_parquet_file_whatever_kind_of_text(tmp_path, kind):
+    pq.write_table(pa.table({"text": ["甲"], "source": pa.array(["百科"]).cast(kind)}), tmp_path / "a.parquet")
+    [batch] = read_documents(tmp_path / "a.parquet")
+    assert batch["source"].to_pylist() == ["百科"]
+
+
+def test_files_in_utf16_are_not_split(tmp_path):
+    file = write(tmp_path / "a.txt", "上下\n左右\n" * 100)
+    assert len(streams.split_file(file, 300)) > 1
+    assert streams.split_file(file, 300, "utf-16-le") == [None]
 
 
 def test_parquet_rejects_and_errors(tmp_path):

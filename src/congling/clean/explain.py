@@ -77,7 +77,7 @@ def _from_source(
     place, names = id, iter(files)
     while place >= files[name := next(names)]:
         place -= files[name]
-    yield "source", f"{name}, record {place + 1}, source {document['source']!r}"
+    yield "source", f"{name}, record {place + 1} (bad ones counted behind their batch), source {document['source']!r}"
     source = Path(name)
     if not source.exists():
         yield "read", "the source file is no longer there: only the verdict is known"
@@ -92,7 +92,7 @@ def _from_source(
 
 def _read_again(source: Path, config: CleanConfig, place: int) -> str | None:
     """The text of record ``place`` of a file; None when the reader rejected it."""
-    for span in split_file(source):
+    for span in split_file(source, encoding=config.encoding):
         for batch, rejects in read_units(ReadTask(0, source, span, Path(), config)):
             if place < len(batch):
                 text: str = batch["text"][place].as_py()

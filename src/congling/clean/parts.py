@@ -71,7 +71,7 @@ class Clock:
 
 def read_file(task: ReadTask) -> int:
     """Writes the parts of a task that are not there yet; returns the size of its input in bytes."""
-    done = [part_counts(part) for part in sorted(task.folder.glob(f"{task.number:05d}-*.parquet"))]
+    done = [part_counts(part) for part in part_files(task.folder, f"{task.number:05d}-*")]
     if done and done[-1]["last"]:
         return task.bytes
     number, clock = len(done), Clock()
@@ -94,6 +94,11 @@ def read_file(task: ReadTask) -> int:
         if writer is not None:
             writer.discard()
     return task.bytes
+
+
+def part_files(folder: Path, stem: str = "*") -> list[Path]:
+    """The parts in the order of the input: by the numbers in their names, however many digits these have."""
+    return sorted(folder.glob(f"{stem}.parquet"), key=lambda part: tuple(map(int, part.stem.split("-"))))
 
 
 def part_counts(part: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from congling.clean.adverts import Boilerplate, read_list
 from congling.clean.compare import Compared, Parts
 from congling.clean.config import CleanConfig
 from congling.clean.decontaminate import EvalGrams
-from congling.clean.duplicates.fingerprint import load_hashes
+from congling.clean.duplicates.fingerprint import load_fingerprints, load_hashes
 from congling.clean.finish import shuffle_key
 from congling.clean.letters import STOP, Spelled, letters_of
 from congling.clean.normalise import normalise
@@ -85,12 +85,12 @@ def prepare(
 
 def _staying(parts: Parts, compared: Compared) -> tuple[int, int]:
     """Documents that stay so far, and about how many bytes of text they have."""
-    documents, size = 0, 0.0
-    for i, counts in enumerate(parts.counts):
-        staying = int(np.count_nonzero(compared.reason[parts.slice(i)] == STAYS))
-        documents += staying
-        size += counts["bytes_normalised"] * staying / max(counts["rows"], 1)
-    return documents, int(size)
+    documents, characters = 0, 0
+    for i, file in enumerate(parts.files):  # whole numbers: the sum does not depend on how the input was cut
+        staying = compared.reason[parts.slice(i)] == STAYS
+        documents += int(np.count_nonzero(staying))
+        characters += int(load_fingerprints(file).lengths[staying, 0].sum(dtype=np.int64))
+    return documents, 3 * characters
 
 
 def count_part(job: CountJob, number: int) -> int:

@@ -11,6 +11,7 @@ on. See docs/cleaning.md.
 4. ``write``: each bucket, in its random order, becomes a shard.
 """
 
+import json
 import math
 import shutil
 import time
@@ -28,7 +29,7 @@ from congling.clean.compare import Parts, compare
 from congling.clean.config import CleanConfig
 from congling.clean.finish import FinishJob, finish_part
 from congling.clean.normalise import CHANGES
-from congling.clean.parts import STAYS, ReadTask, read_file
+from congling.clean.parts import STAYS, ReadTask, part_files, read_file
 from congling.clean.prepare import prepare
 from congling.clean.privacy import KINDS
 from congling.clean.quality.prepare import load_decisions
@@ -40,6 +41,7 @@ from congling.corpus.readers import find_files
 from congling.corpus.streams import split_file
 from congling.reporter import Reporter
 
+_DONE = "summary.json"  # there from when all is written until the work is cleared away
 EVIDENCE = "evidence"  # folder in the stage's: what `congling clean explain` and the report page need
 _SUMMARY_EXAMPLES = 3  # rejects a reason, in the manifest
 _SHOWN = 120  # characters of them
@@ -56,7 +58,11 @@ def run(stage: Stage, reporter: Reporter, config: CleanConfig) -> dict[str, Any]
     if config.labels:
         load_decisions(config)  # before hours of work depend on them
     steps = _Steps(reporter)
-    work, evidence = stage.path / "work", stage.path / EVIDENCE
+    work, evidence, done = stage.path / "work", stage.path / EVIDENCE, stage.path / EVIDENCE / _DONE
+    if done.exists():  # killed while the work was being cleared away: half of it must not be gone on from
+        summary: dict[str, Any] = json.loads(done.read_bytes())
+        _clear(work, done)
+        return summary
     with Pool(config.workers, config.executor) as pool:
         tasks = _read_tasks(input_files(stage, config), work / "parts", config)
         parts = _read(tasks, pool, steps)
@@ -75,8 +81,16 @@ def run(stage: Stage, reporter: Reporter, config: CleanConfig) -> dict[str, Any]
     summary = _summary(job, tasks, steps)
     if summary["documents_out"] == 0:
         raise ValueError(_nothing_left(summary))
-    shutil.rmtree(work)
+    write_json(done, summary)
+    _clear(work, done)
     return summary
+
+
+def _clear(work: Path, done: Path) -> None:
+    """Removes what the passes left; ``done`` goes last."""
+    if work.exists():
+        shutil.rmtree(work)
+    done.unlink()
 
 
 def input_files(stage: Stage, config: CleanConfig) -> list[Path]:
@@ -89,14 +103,14 @@ def input_files(stage: Stage, config: CleanConfig) -> list[Path]:
 
 
 def _read_tasks(files: Sequence[Path], folder: Path, config: CleanConfig) -> list[ReadTask]:
-    spans = [(file, span) for file in files for span in split_file(file)]
+    spans = [(file, span) for file in files for span in split_file(file, encoding=config.encoding)]
     return [ReadTask(number, file, span, folder, config) for number, (file, span) in enumerate(spans)]
 
 
 def _read(tasks: Sequence[ReadTask], pool: Pool, steps: "_Steps") -> Parts:
     """Pass 1; returns the parts in the order of the input."""
     steps.map("read", pool, read_file, tasks, sum(task.bytes for task in tasks), "B")
-    return Parts(tuple(sorted(tasks[0].folder.glob("*.parquet"))))
+    return Parts(tuple(part_files(tasks[0].folder)))
 
 
 def _shards_and_buckets(parts: Parts, reason: Any, config: CleanConfig) -> tuple[int, int]:

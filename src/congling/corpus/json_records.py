@@ -60,14 +60,11 @@ def _items(lines: list[bytes], first: int) -> list[Item]:
 def read_rows(
     groups: Iterable[Group], unit: str, keys: Sequence[str], batch_bytes: int, faults: Faults
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of SCHEMA, of about ``batch_bytes`` of input; ``unit``: what a record is called ("line", "item").
-
-    Raises ReadError when no record has text under one of ``keys``.
-    """
+    """Batches of SCHEMA, of about ``batch_bytes`` of input; ``unit``: what a record is called ("line", "item")."""
     texts: list[str] = []
     sources: list[str] = []
     ids: list[int] = []
-    size = id = found = without_text = 0
+    size = id = 0
     name = faults.path.name
     for group in groups:
         quick = _parse_all(group.raws, keys, name)
@@ -76,7 +73,7 @@ def read_rows(
             sources += quick[1]
             ids += range(id, id + len(quick[0]))
             size += sum(map(len, group.raws))
-            id, found = id + len(quick[0]), found + len(quick[0])
+            id += len(quick[0])
         for item in group.items() if quick is None else ():
             row = parse(item, id, unit, faults)
             if row is not None:
@@ -87,9 +84,7 @@ def read_rows(
                     sources.append(source if isinstance(source, str) else name)
                     ids.append(id)
                     size += len(item.raw)
-                    found += 1
                 else:
-                    without_text += 1
                     faults.report(item.line, id, bytes(item.raw), "no_text", _no_text(row, keys), unit)
             id += 1
         if size >= batch_bytes:
@@ -97,8 +92,6 @@ def read_rows(
             texts, sources, ids, size = [], [], [], 0
     if texts:
         yield make_batch(texts, sources, ids)
-    if without_text and not found:
-        raise ReadError(f"{faults.path}: none of its {id} objects has text under {either(keys)}; give text_key=…")
 
 
 def _parse_all(

@@ -63,7 +63,7 @@ def read_documents(
     ``source`` where that is a string, else the file's name; its id is its place in the file, from 0, bad records
     counted. ``span``: only these bytes of a file of lines (``split_file``); ids count from its beginning.
     A bad record, or the damaged rest of a file, raises ReadError with file and line, or goes to ``on_reject`` where one
-    is given. Raises ReadError when no record of the file has text.
+    is given.
     """
     path = Path(path)
     faults = Faults(path, on_reject, span[0] if span else 0)
@@ -252,18 +252,22 @@ def _read_parquet(path: Path, keys: Sequence[str], batch_bytes: int, faults: Fau
 
 def _parquet_batch(batch: pa.RecordBatch, key: str, id: int, faults: Faults) -> pa.RecordBatch:
     text = batch[key]
-    kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
-    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+    if not _is_text(text.type):
         raise ReadError(f"{faults.path}: column {key!r} is {text.type}, not text; give text_key=…")
     text = text.cast(pa.large_string())
     source: str | pa.Array = faults.path.name
-    if "source" in batch.schema.names and pa.types.is_string(batch["source"].type):
-        source = batch["source"].fill_null(faults.path.name)
+    if "source" in batch.schema.names and _is_text(batch["source"].type):
+        source = batch["source"].cast(pa.string()).fill_null(faults.path.name)
     if not text.null_count and _is_utf8(text):
         return make_batch(text, source, id)
     good = [i for i, raw in enumerate(text.cast(pa.large_binary()).to_pylist()) if _check_row(raw, id + i, faults)]
     rows = pa.array(good, pa.int64())
     return make_batch(text.take(rows), source if isinstance(source, str) else source.take(rows), [id + i for i in good])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _check_row(raw: bytes | None, id: int, faults: Faults) -> bool:

@@ -85,9 +85,12 @@ class Faults:
             self.on_reject(Reject(self.path, line + self.lines_before, 0, "", "damaged_file", str(error)))
 
 
-def split_file(path: Path, size: int = SPAN_BYTES) -> list[Span]:
-    """Spans of about ``size`` bytes of a file of plain lines, so that several processes can read it; else [None]."""
-    if path.suffix.lower() not in LINE_FORMATS:
+def split_file(path: Path, size: int = SPAN_BYTES, encoding: str = "utf-8") -> list[Span]:
+    """Spans of about ``size`` bytes of a file of plain lines, so that several processes can read it; else [None].
+
+    In UTF-16 and UTF-32 the byte of a line break is part of other characters, too: such files are not split.
+    """
+    if path.suffix.lower() not in LINE_FORMATS or "16" in encoding or "32" in encoding:
         return [None]
     cuts = [*range(0, path.stat().st_size, size)]
     return [*zip(cuts, [*cuts[1:], path.stat().st_size], strict=True)] if len(cuts) > 1 else [None]
