@@ -329,6 +329,14 @@ def test_find_files_errors(tmp_path, path, message):
         find_files([tmp_path / path])
 
 
+def test_a_name_that_is_not_utf8_is_one_clear_line(tmp_path):
+    with open(os.fsencode(tmp_path) + "/语料.txt".encode("gbk"), "wb") as file:
+        file.write(b"x\n")
+    with pytest.raises(ReadError, match=r"udcd3.*the name is not UTF-8 .*rename the file") as caught:
+        find_files([tmp_path])
+    assert str(caught.value).isascii()
+
+
 def test_find_files_without_permission(tmp_path, monkeypatch):
     write(tmp_path / "a.txt", "x")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root

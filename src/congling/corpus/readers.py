@@ -41,6 +41,8 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     for path in paths:
         found.update(_expand(path))
     for file in found:
+        if not str(file).isprintable() and "\ufffd" in os.fsencode(file).decode("utf-8", "replace"):
+            raise ReadError(f"{str(file)!a}: the name is not UTF-8 (was it unpacked as GBK?); rename the file")
         if not os.access(file, os.R_OK):
             raise ReadError(f"{file}: no permission to read it")
     return sorted(found)
