@@ -22,16 +22,16 @@ from congling.clean.compare import DUPLICATE, NEAR_DUPLICATE, Compared, Parts
 from congling.clean.config import CleanConfig
 from congling.clean.duplicates.fingerprint import fingerprint, load_hashes
 from congling.clean.judges import Judges, Verdict
-from congling.clean.parts import STAYS, read_part
+from congling.clean.parts import STAYS
 from congling.clean.rules import FIRST_RULE, REASONS, RULES, detail, histogram
 from congling.clean.tally import Tally
 from congling.corpus.documents import SCHEMA
-from congling.corpus.shards import ShardWriter
+from congling.corpus.shards import ShardWriter, read_shard
 
 REJECTS = pa.schema([*SCHEMA, ("reason", pa.string()), ("detail", pa.string())])
 PIECE = pa.schema([*SCHEMA, ("key", pa.uint64())])
 FINAL = np.dtype([("id", np.int64), ("hashes", np.uint64, (3,)), ("characters", np.int64), ("changed", np.bool_)])
-_ONE_FILE = 1 << 60  # bytes
+ONE_FILE = 1 << 60  # bytes: what a ShardWriter writes stays together
 _ODD, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -56,7 +56,7 @@ def finish_part(job: FinishJob, number: int) -> int:
     if not done.exists():
         tally = Tally(job.seed)
         kept, final = [PIECE.empty_table()], [np.empty(0, FINAL)]
-        with ShardWriter(job.stage, "rejects", _ONE_FILE, REJECTS, number) as rejects:
+        with ShardWriter(job.stage, "rejects", ONE_FILE, REJECTS, number) as rejects:
             for stays, rows in _divided(job, number, rejects, tally):
                 kept.append(pa.Table.from_batches([stays]))
                 final.append(rows)
@@ -74,7 +74,7 @@ def _divided(
     """Batch by batch what stays, as PIECE and FINAL; the rest goes to ``rejects``."""
     written = (job.judges / "limits.npy").stat().st_mtime_ns  # the last of its files
     judges, known = _load_judges(job.judges, job.config, written), _Known.of_part(job, number)
-    batches = read_part(job.parts.files[number])
+    batches = read_shard(job.parts.files[number])
     begin = 0  # within the part
     while True:
         with tally.clock("read part"):

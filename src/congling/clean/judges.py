@@ -32,7 +32,6 @@ class Verdict:
     reason: NDArray[np.int16]  # [N], STAYS or an index into REASONS
     detail: dict[int, str]  # of those that do not stay
     changed: NDArray[np.bool_]  # [N], something was cut
-    hits: NDArray[np.int64]  # [N], boilerplate lines and adverts found
     item: NDArray[np.int64]  # [N], the evaluation item found, -1: none
     score: NDArray[np.float32] | None  # [N], quality
 
@@ -76,7 +75,6 @@ class Judges:
             np.full(count, STAYS, np.int16),
             {},
             np.zeros(count, np.bool_),
-            np.zeros(count, np.int64),
             np.full(count, -1, np.int64),
             None,
         )
@@ -101,7 +99,6 @@ class Judges:
 
     def _cut(self, boilerplate: Boilerplate, verdict: Verdict, spelled: Spelled) -> None:
         cut = boilerplate.apply(verdict.text, spelled)
-        verdict.hits = cut.hits
         if self.config.adverts == "drop":
             many = cut.hits >= self.config.advert_hits
             verdict.reject(

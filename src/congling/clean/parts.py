@@ -112,13 +112,6 @@ def part_file(part: Path, name: str) -> Path:
     return part.with_name(f"{part.stem}.{name}")
 
 
-def read_part(part: Path) -> Iterator[pa.RecordBatch]:
-    """The documents of a part (text, source, detail), a few MB a batch."""
-    with pq.ParquetFile(part) as parquet:
-        for group in range(parquet.num_row_groups):
-            yield from parquet.read_row_group(group).combine_chunks().to_batches()
-
-
 def _timed(units: Iterator[_UNIT], clock: Clock) -> Iterator[_UNIT]:
     while True:
         with clock("read"):

@@ -24,11 +24,12 @@ from congling.clean.duplicates.fingerprint import load_fingerprints, load_hashes
 from congling.clean.finish import shuffle_key
 from congling.clean.letters import STOP, Spelled, letters_of
 from congling.clean.normalise import normalise
-from congling.clean.parts import STAYS, read_part
+from congling.clean.parts import STAYS
 from congling.clean.privacy import mask
 from congling.clean.quality.labels import text_hash
 from congling.clean.quality.prepare import prepare as prepare_quality
 from congling.corpus.executor import Pool
+from congling.corpus.shards import read_shard
 from congling.reporter import Reporter
 
 _QUALITY_SAMPLE = 20_000  # documents of which quantiles of quality are taken
@@ -118,7 +119,7 @@ def _staying_texts(job: CountJob, number: int) -> Iterator[tuple[pa.Array, np.nd
     reason = job.compared.reason[job.parts.slice(number)]
     random = shuffle_key(np.asarray(load_hashes(job.parts.files[number])), job.seed) / 2.0**64
     begin = 0
-    for batch in read_part(job.parts.files[number]):
+    for batch in read_shard(job.parts.files[number]):
         stays = reason[begin : begin + len(batch)] == STAYS
         yield batch["text"].filter(pa.array(stays)), random[begin : begin + len(batch)][stays]
         begin += len(batch)

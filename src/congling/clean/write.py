@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from congling.clean.finish import PIECE, REJECTS, FinishJob
+from congling.clean.finish import ONE_FILE, PIECE, REJECTS, FinishJob
 from congling.clean.tally import Tally
 from congling.corpus.documents import SCHEMA
 from congling.corpus.shards import ShardWriter
 
-_ONE_FILE = 1 << 60  # bytes
 _ROWS = 4096  # documents put in order at a time
 
 
@@ -58,7 +57,7 @@ def write_shard(job: FinishJob, twins: Twins, number: int) -> int:
     done = job.pieces / f"shard-{number:05d}.json"
     if not done.exists():
         tally, each = Tally(job.seed), job.buckets // job.shards
-        with tally.clock("write"), ShardWriter(job.stage, "corpus", _ONE_FILE, SCHEMA, number) as shard:
+        with tally.clock("write"), ShardWriter(job.stage, "corpus", ONE_FILE, SCHEMA, number) as shard:
             for bucket in range(number * each, (number + 1) * each):
                 _write(job, twins, bucket, shard, tally)
         tally.save(done)
@@ -88,7 +87,7 @@ def _drop(job: FinishJob, twins: Twins, bucket: int, table: pa.Table, place: NDA
     reasons = pa.repeat(pa.scalar("duplicate", pa.string()), len(table))
     columns: Sequence[Any] = [*(table[name].combine_chunks() for name in SCHEMA.names), reasons, pa.array(details)]
     dropped = pa.record_batch(columns, schema=REJECTS)
-    with ShardWriter(job.stage, "rejects", _ONE_FILE, REJECTS, len(job.parts.files) + bucket) as rejects:
+    with ShardWriter(job.stage, "rejects", ONE_FILE, REJECTS, len(job.parts.files) + bucket) as rejects:
         rejects.write(dropped)
     tally.dropped(dropped)
     tally.summary["documents"] -= len(dropped)
