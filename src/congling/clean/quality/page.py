@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import socket
 import threading
 from html import escape
 from importlib.resources import files
@@ -32,6 +31,7 @@ from congling.clean.quality.config import LabelConfig
 from congling.clean.quality.labels import LABELS, Decision, Label, agreements, standing, text_hash
 from congling.clean.quality.sample import Document, draw
 from congling.reporter import Reporter
+from congling.serve.listener import listening
 
 _HOSTS = ("127.0.0.1", "localhost", "::1")
 _MAX_BODY = 100_000  # bytes
@@ -245,21 +245,11 @@ def run_label(corpus: Path, config: LabelConfig, reporter: Reporter) -> None:
     Raises ValueError when the corpus has no documents or the label file is not of it, OSError when the port is taken,
     each in one line.
     """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((config.host, config.port))
-        except OSError as error:
-            place = f"port {config.port} at {config.host}"
-            raise OSError(error.errno, f"{place}: {error.strerror}; set label.port") from None
+    with listening(config.host, config.port, "label") as (listener, address):
         name, documents = draw(corpus, config, reporter)
         desk = Desk(documents, name, config)
-        shown = f"[{config.host}]" if ":" in config.host else config.host
         reporter.line(f"{len(documents)} documents of {name}; {len(desk.decisions())} decisions in {config.labels}")
-        reporter.line(
-            f"label at http://{shown}:{listener.getsockname()[1]}/   Ctrl-C stops; everything is saved at once"
-        )
+        reporter.line(f"label at {address}/   Ctrl-C stops; everything is saved at once")
         settings = uvicorn.Config(create_app(desk, config), log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(settings).run(sockets=[listener])
 
