@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from common import store
 from congling.config import load
-from congling.model.attention import attend
+from congling.model.attend import attend
 from congling.model.config import ModelConfig
 from congling.model.positions import make_position
 from congling.model.transformer import Transformer

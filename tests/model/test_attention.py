@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from congling.model.attention import attend
+from congling.model.attend import DocumentMask, attend
 from congling.model.config import ModelConfig
 from congling.model.positions import make_position
 
@@ -68,9 +68,8 @@ def test_gradients_of_inputs_rate_and_offset(method):
 
 def test_blocked_keys_get_nothing_and_their_gradient_is_zero():
     q, k, v = qkv()
-    blocked = torch.zeros(1, 1, T, T, dtype=torch.bool)
-    blocked[..., 2:, :2] = True
-    attend(q, k, v, position("distance_decay_heads"), blocked)[:, :, 2:].sum().backward()
+    documents = (torch.arange(T) >= 2).long()[None]
+    attend(q, k, v, position("distance_decay_heads"), DocumentMask(documents, documents))[:, :, 2:].sum().backward()
     assert not k.grad[:, :, :2].any()
     assert not v.grad[:, :, :2].any()
     assert k.grad[:, :, 2:].isfinite().all()

@@ -19,6 +19,9 @@ VARIANTS = [
     {"position": "alibi", "feed_forward": "swiglu", "logit_softcap": 5.0},
     {"position": "rope", "talking_heads": True},
     {"position": "none", "norm": "post"},
+    {"value_residual": True, "fastest_decay": 1.0, "slowest_decay": 1e-3},
+    {"position": "sinusoidal", "tie_embeddings": False},
+    {"position": "learned", "max_len": 18},
 ]
 
 
@@ -65,6 +68,9 @@ def test_roles_name_every_parameter_once(variant):
     assert list(roles) == [name for name, _ in model.named_parameters()]
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() == 2 and "talking" not in name
+        if name == "input_position.weight":
+            assert roles.pop(name) == "embedding"
+            continue
         assert (roles[name] == "scalar") == (not matrix)
         if roles[name] == "heads":
             assert parameter.shape == (2 * 8, 16)
@@ -113,6 +119,19 @@ def test_presets_have_the_size_of_their_names():
 def test_affine_and_softcap_exclude_each_other():
     with pytest.raises(ConfigError, match="logit_softcap"):
         ModelConfig(preset="jerry-0.18b", logit_softcap=30.0).resolve(V)
+
+
+def test_learned_positions_end():
+    with pytest.raises(ConfigError, match="max_len"):
+        ModelConfig(position="learned").resolve(V)
+    with pytest.raises(ValueError, match="18 tokens: learned positions end"):
+        small(position="learned", max_len=17)(some_ids(1, 18))
+
+
+def test_heads_begin_with_rates_from_fastest_to_slowest():
+    rates = small(fastest_decay=1.0, slowest_decay=1e-3, num_heads=4).layers[0].attention.position.rate
+    torch.testing.assert_close(rates.detach(), torch.tensor([1.0, 0.1, 0.01, 0.001]))
+    torch.testing.assert_close(small().layers[0].attention.position.rate.detach(), torch.full((2,), 0.1))
 
 
 def test_hand_written_gradients():

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from congling.config import Config, ConfigError, option
 
-PositionMethod = Literal["distance_decay", "distance_decay_heads", "alibi", "rope", "none"]
+PositionMethod = Literal["distance_decay", "distance_decay_heads", "alibi", "rope", "none", "sinusoidal", "learned"]
 NormPlacement = Literal["pre", "post"]
 FeedForward = Literal["relu_relu", "relu2", "swiglu"]
 Preset = Literal["demo", "base-0.18b", "jerry-0.18b"]
@@ -20,10 +20,14 @@ class Architecture(Config):
     head_dim: int = option(..., "width of a head", gt=0, multiple_of=2)
     ffn_dim: int = option(..., "inner width of the feed-forward", gt=0)
     position: PositionMethod = option(..., "how attention knows distances")
+    fastest_decay: float = option(..., "rate that the first head begins with (distance_decay_heads)", gt=0)
+    slowest_decay: float = option(..., "rate that the last head begins with", gt=0)
+    max_len: int = option(..., "places that learned positions have; else of no meaning", ge=0)
     norm: NormPlacement = option(..., "RMSNorm before each part (and at the end), or one after each layer")
     qk_norm: bool = option(..., "RMS-normalise queries and keys")
     affine: bool = option(..., "the seed's learned scalars 100·(x·value + bias) around each matrix")
     talking_heads: bool = option(..., "mix the heads before and after the softmax")
+    value_residual: bool = option(..., "values are a learned mix of the layer's own and the first layer's")
     feed_forward: FeedForward = option(..., "activation; relu_relu is the seed's, with a ReLU after the second matrix")
     tie_embeddings: bool = option(..., "one matrix for embedding and head")
     dropout: float = option(..., "share of activations dropped in training", ge=0, lt=1)
@@ -37,10 +41,14 @@ _DEMO: dict[str, Any] = {
     "head_dim": 64,
     "ffn_dim": 1024,
     "position": "distance_decay_heads",
+    "fastest_decay": 0.1,
+    "slowest_decay": 0.1,
+    "max_len": 0,
     "norm": "pre",
     "qk_norm": False,
     "affine": False,
     "talking_heads": False,
+    "value_residual": False,
     "feed_forward": "relu2",
     "tie_embeddings": True,
     "dropout": 0.0,
@@ -55,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The seed's model: 768 → 1,536 projections, post-norm, affine scalars, talking heads, untied.
     "jerry-0.18b": {
-        "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
+        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
         "position": "distance_decay", "norm": "post", "qk_norm": False, "affine": True, "talking_heads": True,
         "feed_forward": "relu_relu", "tie_embeddings": False, "dropout": 0.1, "logit_softcap": 0.0,
     },
@@ -72,10 +80,14 @@ class ModelConfig(Config):
     head_dim: int | None = option(None, "width of a head; even", gt=0, multiple_of=2)
     ffn_dim: int | None = option(None, "inner width of the feed-forward", gt=0)
     position: PositionMethod | None = option(None, "how attention knows distances")
+    fastest_decay: float | None = option(None, "rate that the first head begins with (distance_decay_heads)", gt=0)
+    slowest_decay: float | None = option(None, "rate that the last head begins with; between them geometrically", gt=0)
+    max_len: int | None = option(None, "places that learned positions have", ge=0)
     norm: NormPlacement | None = option(None, "RMSNorm before each part, or after each layer")
     qk_norm: bool | None = option(None, "RMS-normalise queries and keys")
     affine: bool | None = option(None, "the seed's learned scalars around each matrix")
     talking_heads: bool | None = option(None, "mix the heads before and after the softmax")
+    value_residual: bool | None = option(None, "values: a learned mix of the layer's own and the first layer's")
     feed_forward: FeedForward | None = option(None, "activation of the feed-forward")
     tie_embeddings: bool | None = option(None, "one matrix for embedding and head")
     dropout: float | None = option(None, "share of activations dropped in training", ge=0, lt=1)
@@ -89,4 +101,8 @@ class ModelConfig(Config):
             architecture.affine and architecture.logit_softcap
         ):  # the loss leaves out the head's bias: a cap would see it
             raise ConfigError(f"model.logit_softcap = {architecture.logit_softcap}: must be 0 together with affine")
+        if (architecture.position == "learned") != (architecture.max_len > 0):
+            raise ConfigError(
+                f"model.max_len = {architecture.max_len}: position=learned wants one ≥ 1, other positions want 0"
+            )
         return architecture

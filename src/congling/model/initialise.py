@@ -35,7 +35,7 @@ def _matrix(name: str, parameter: Tensor, affine: bool, num_layers: int, generat
         return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
     if "talking" in name:
         return torch.eye(rows)
-    std = 0.02 if name in ("embedding", "head") else columns**-0.5
+    std = 0.02 if name in ("embedding", "head", "input_position.weight") else columns**-0.5
     if name.endswith((".out.weight", ".down.weight")):
         std *= (2 * num_layers) ** -0.5
     return torch.empty(rows, columns).normal_(0.0, std, generator=generator)

@@ -1,10 +1,12 @@
-"""How attention knows distances: one small class a method, with the same two doors.
+"""How attention knows distances: one small class a method.
 
-``rotate`` may change queries and keys before their product; ``scale_and_bias`` gives what a score is multiplied with
-and what is added to it at a distance. Letters: B batch, H heads, Q queries, K head width, G 1 or H, M distances.
+Inside attention, ``rotate`` may change queries and keys before their product; ``scale_and_bias`` gives what a score is
+multiplied with and what is added to it at a distance. Two older methods add to the embeddings instead.
+Letters: B batch, H heads, Q queries, K head width, D model width, G 1 or H, M distances.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congling.model.config import Architecture
@@ -27,12 +29,14 @@ class DistanceDecay(NoPosition):
 
     rate r and offset c are learned, one each a layer (groups = 1, as the seed) or a head; initially 0.1 and 1. The
     seed stores each as value + bias of an affine scalar; the sum is all that the forward pass sees. With a rate a
-    head, |r| is used, so that no head can reach the pole at r = −1/(i − j).
+    head, |r| is used, so that no head can reach the pole at r = −1/(i − j), and the heads may begin with
+    different rates, geometrically from ``fastest`` to ``slowest``: some for the neighbours, some for far away.
     """
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, fastest: float = 0.1, slowest: float = 0.1) -> None:
         super().__init__()
-        self.rate = nn.Parameter(torch.full((groups,), 0.1))
+        share = torch.arange(groups) / max(groups - 1, 1)  # 0 … 1
+        self.rate = nn.Parameter(fastest * (slowest / fastest) ** share)
         self.offset = nn.Parameter(torch.ones(groups))
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -67,13 +71,51 @@ class Rope(NoPosition):
         return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
+class Sinusoidal(nn.Module):
+    """Fixed waves added to the embeddings (Vaswani et al. 2017, §3.5), as large as those are at the start."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self._dim, self._scale = dim, scale
+
+    def forward(self, places: Tensor) -> Tensor:
+        """places: [...] from 0 -> [..., D]."""
+        half = torch.arange(self._dim // 2, device=places.device)
+        angle = places[..., None] * 10_000.0 ** (-half / (self._dim // 2))  # [..., D/2]
+        return self._scale * torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class Learned(nn.Module):
+    """A learned vector for each place, added to the embeddings (Gehring et al. 2017); no place beyond the last."""
+
+    def __init__(self, dim: int, max_len: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_len, dim))
+
+    def forward(self, places: Tensor) -> Tensor:
+        """places: [...] from 0 -> [..., D]. Raises ValueError for a place that the table does not have."""
+        if places.numel() and int(places.max()) >= len(self.weight):
+            raise ValueError(
+                f"{int(places.max()) + 1} tokens: learned positions end at model.max_len = {len(self.weight)}"
+            )
+        return F.embedding(places, self.weight)
+
+
 def make_position(architecture: Architecture) -> NoPosition:
-    """The position module of one layer."""
-    heads = architecture.num_heads
-    return {
-        "distance_decay": lambda: DistanceDecay(1),
-        "distance_decay_heads": lambda: DistanceDecay(heads),
-        "alibi": lambda: Alibi(heads),
-        "rope": Rope,
-        "none": NoPosition,
-    }[architecture.position]()
+    """The position module of one layer's attention."""
+    a = architecture
+    if a.position == "distance_decay":
+        return DistanceDecay(1)
+    if a.position == "distance_decay_heads":
+        return DistanceDecay(a.num_heads, a.fastest_decay, a.slowest_decay)
+    if a.position == "alibi":
+        return Alibi(a.num_heads)
+    return Rope() if a.position == "rope" else NoPosition()
+
+
+def make_input_position(architecture: Architecture) -> Sinusoidal | Learned | None:
+    """What is added to the embeddings, for the two methods that work there."""
+    a = architecture
+    if a.position == "sinusoidal":
+        return Sinusoidal(a.dim, 1.0 if a.affine else 0.02)
+    return Learned(a.dim, a.max_len) if a.position == "learned" else None

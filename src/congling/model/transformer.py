@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congling.model.affine import Affine, ScaledLinear
+from congling.model.attend import DocumentMask
 from congling.model.attention import Attention, LayerCache
 from congling.model.config import Architecture
 from congling.model.functional import compute_dtype, relu_squared, rms_norm
 from congling.model.initialise import initialise
 from congling.model.loss import IGNORE, LinearCrossEntropy
+from congling.model.positions import make_input_position
 
 
 class RmsNorm(nn.Module):
@@ -50,25 +52,28 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward on the residual stream, normed before each ("pre") or once after both ("post")."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, number: int) -> None:
         super().__init__()
         pre = architecture.norm == "pre"
-        self.attention = Attention(architecture)
+        self.attention = Attention(architecture, first_layer=number == 0)
         self.feed_forward = FeedForward(architecture)
         self.attention_norm = RmsNorm(architecture.dim) if pre else None
         self.feed_forward_norm = RmsNorm(architecture.dim) if pre else None
         self.norm = None if pre else RmsNorm(architecture.dim)
         self.dropout = nn.Dropout(architecture.dropout)
 
-    def forward(self, x: Tensor, blocked: Tensor | None, cache: LayerCache | None) -> Tensor:
-        """x: [B, T, D]."""
+    def forward(
+        self, x: Tensor, documents: DocumentMask | None, cache: LayerCache | None, first_values: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x: [B, T, D] -> the same, and the values of this layer's attention."""
         dtype = compute_dtype(x)  # the residual stream stays float32; its branches are cast once
         y = (x if self.attention_norm is None else self.attention_norm(x)).to(dtype)
         # The seed drops out twice around attention (SEED §3.5); elsewhere dropout is 0 and this costs nothing.
-        x = x + self.dropout(self.dropout(self.attention(y, blocked, cache)))
+        attended, values = self.attention(y, documents, cache, first_values)
+        x = x + self.dropout(self.dropout(attended))
         y = (x if self.feed_forward_norm is None else self.feed_forward_norm(x)).to(dtype)
         x = x + self.dropout(self.feed_forward(y))
-        return x if self.norm is None else self.norm(x)
+        return (x if self.norm is None else self.norm(x)), values
 
 
 @dataclass
@@ -92,7 +97,8 @@ class Transformer(nn.Module):
         self.architecture = a = architecture
         self.embedding = nn.Parameter(torch.empty(a.vocab_size, a.dim))
         self.embedding_affine = Affine(a.dim**0.5) if a.affine else None
-        self.layers = nn.ModuleList(Layer(a) for _ in range(a.num_layers))
+        self.input_position = make_input_position(a)
+        self.layers = nn.ModuleList(Layer(a, number) for number in range(a.num_layers))
         self.norm = RmsNorm(a.dim) if a.norm == "pre" else None
         self.head = None if a.tie_embeddings else nn.Parameter(torch.empty(a.vocab_size, a.dim))
         self.head_affine = Affine() if a.affine else None
@@ -108,9 +114,15 @@ class Transformer(nn.Module):
         x = F.embedding(ids, self.embedding)  # [B, T, D]
         if self.embedding_affine is not None:
             x = self.embedding_affine(x)
-        blocked = None if documents is None else _other_documents(documents, cache)
+        mask = None if documents is None else _document_mask(documents, cache)
+        if self.input_position is not None:
+            offset = 0 if cache is None else cache.length
+            places = torch.arange(offset, offset + ids.shape[1], device=ids.device) if mask is None else mask.places
+            x = x + self.input_position(places)
+        first = None
         for number, layer in enumerate(self.layers):
-            x = layer(x, blocked, cache.layers[number] if cache is not None else None)
+            x, values = layer(x, mask, cache.layers[number] if cache is not None else None, first)
+            first = values if first is None else first
         return x if self.norm is None else self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -145,22 +157,31 @@ class Transformer(nn.Module):
 
     def parameter_roles(self) -> dict[str, str]:
         """For the optimizer, by name: "embedding", "head", "heads" (q/k/v: [H·K, D]), "matrix", or "scalar"."""
-        return {name: _role(name, parameter) for name, parameter in self.named_parameters()}
+        return {name: _role(name) for name, _ in self.named_parameters()}
 
 
-def _other_documents(documents: Tensor, cache: Cache | None) -> Tensor:
-    """[B, 1, Q, T], true where a key is of another document than the query; remembers the numbers in the cache."""
+def _document_mask(documents: Tensor, cache: Cache | None) -> DocumentMask:
+    """The mask of ``documents`` [B, T] and what the cache has seen before; remembers the numbers in the cache."""
     seen = documents
     if cache is not None:
         seen = documents if cache.documents is None else torch.cat((cache.documents, documents), dim=1)
         assert seen.shape[1] == cache.length + documents.shape[1], "documents at every call with this cache, or at none"
         cache.documents = seen
-    return (documents[:, :, None] != seen[:, None, :])[:, None]
+    return DocumentMask(documents, seen)
 
 
-def _role(name: str, parameter: nn.Parameter) -> str:
+_SCALARS = (".value", ".bias", ".rate", ".offset", "norm.weight", ".value_mix", ".talking_before", ".talking_after")
+
+
+def _role(name: str) -> str:
+    """By name, never by shape: a new parameter must be placed by whoever adds it."""
     if name in ("embedding", "head"):
         return name
+    if name == "input_position.weight":
+        return "embedding"
     if name.endswith(("query.weight", "key.weight", "value.weight")):
         return "heads"
-    return "matrix" if name.endswith((".out.weight", ".up.weight", ".gate.weight", ".down.weight")) else "scalar"
+    if name.endswith((".out.weight", ".up.weight", ".gate.weight", ".down.weight")):
+        return "matrix"
+    assert name.endswith(_SCALARS), f"{name} has no role"
+    return "scalar"
