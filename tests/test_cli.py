@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, words and keys, one line and an exit code for each mistake."""
 
 import errno
+import json
 import os
 import re
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_shipped_recipes_are_valid(recipe):
         (["chat", "nowhere"], FAILED, ["nowhere", "no such folder"]),
         (["serve", "nowhere", "host=0.0.0.0"], BAD_CONFIG, ["serve", "api_key"]),
         (["report", "nowhere"], FAILED, ["nowhere"]),
+        (["control", "nowhere", "seq_len=64"], FAILED, ["nowhere", "no training here"]),
         (["tokenizer", "encode", "nowhere.txt", "x"], FAILED, ["nowhere.txt", "no such vocabulary"]),
         (["pretrain", "run.name=empty"], FAILED, ["tokenize", "no such folder"]),
         (["clean", 'clean.input=["nowhere"]'], FAILED, ["nowhere"]),
@@ -118,6 +120,19 @@ def raw(tmp_path_factory):
 
 def clean(congling, raw, *more):
     return congling("clean", f'clean.input=["{raw}/corpus"]', "run.name=t", *more)
+
+
+def test_a_change_is_asked_of_a_training(congling, tmp_path):
+    folder = tmp_path / "runs" / "x" / "pretrain"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").touch()
+    assert congling("control", "runs/x", "seq_len=64", "lr=1e-3")[0] == OK
+    (request,) = (folder / "requests").glob("*.json")
+    assert json.loads(request.read_text()) == {"seq_len": 64, "lr": 1e-3}
+    code, _, error = congling("control", folder, "sequence=64")
+    assert code == FAILED
+    assert one_line(error, "sequence", "seq_len")
+    assert congling("control", folder, "64")[0] == BAD_CONFIG
 
 
 def test_a_finished_stage_is_skipped_and_says_so(congling, raw):

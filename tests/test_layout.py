@@ -15,9 +15,11 @@ FLOORS = (
     {"chat"},
     {"infer"},
     {"train", "evaluate"},
-    {"clean", "pretrain", "finetune", "serve", "report"},
+    {"clean", "pretrain", "finetune", "probe", "serve", "report"},
     {"recipe"},
     {"pipeline"},
+    {"plan"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
@@ -63,21 +65,24 @@ def test_imports_point_one_way_and_pieces_are_small(path):
 
 def test_line_budget():
     # The house's budget is 9,000. The first version took 9,900, the tokenizer (Ray, export, page) 1,250 more, cleaning
-    # (kernels, duplicates, adverts, labels, page) 7,200 more: an issue that needs more says so here and in docs/log.md.
-    assert sum(p.read_text(encoding="utf-8").count("\n") for p in FILES) <= 18_700
+    # (kernels, duplicates, adverts, labels, page) 7,200 more, pretraining (guard, journal, ranks, GPU kernels, cost,
+    # probes) 4,500 more: an issue that needs more says so here and in docs/log.md.
+    assert sum(p.read_text(encoding="utf-8").count("\n") for p in FILES) <= 23_300
 
 
 def test_training_rooms_need_only_torch_numpy_safetensors_pydantic():
     code = """
 import importlib, sys
-for name in ("numba", "pyarrow", "orjson", "xxhash", "typer", "rich", "yaml", "fastapi", "huggingface_hub"):
+for name in ("numba", "pyarrow", "orjson", "xxhash", "typer", "rich", "yaml", "fastapi", "huggingface_hub", "triton"):
     sys.modules[name] = None  # importing it fails
 for name in %r:
     importlib.import_module(name)
 """ % [
         ".".join(("congling", *p.relative_to(PACKAGE).with_suffix("").parts))
         for p in FILES
-        if _room(p) in {"config", "artifact", "reporter", "model", "train", "infer"} and p.name != "__init__.py"
+        if _room(p) in {"config", "artifact", "reporter", "model", "train", "infer"}
+        and p.name != "__init__.py"
+        and not p.name.endswith("_kernels.py")  # Triton: imported when one is launched, on a GPU, where torch has it
     ]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

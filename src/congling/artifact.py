@@ -51,7 +51,7 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -63,12 +63,12 @@ def atomic_write(path: Path, data: bytes) -> None:
 def hash_file(path: Path) -> str:
     """BLAKE2b-128 of the file's bytes, in hex."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, _blake).hexdigest()
+        return hashlib.file_digest(file, new_hash).hexdigest()
 
 
 def hash_json(value: Any) -> str:
     """BLAKE2b-128 of a JSON value with sorted keys, in hex."""
-    return _blake(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return new_hash(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,11 +76,13 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def _blake(data: bytes = b"") -> Any:
+def new_hash(data: bytes = b"") -> Any:
+    """The hash of this house: BLAKE2b-128; ``update`` and ``hexdigest`` as in hashlib."""
     return hashlib.blake2b(data, digest_size=16)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes renames within ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

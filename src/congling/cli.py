@@ -1,4 +1,4 @@
-"""The command table: command → (sections, run), on Typer. The only place that reads argv, prints, or exits.
+"""The command table: command → (sections, run), on Typer. The only place that reads argv or exits.
 
 Every command is ``congling <command> [words] [recipe.toml] [key=value …]``; there are no flags but ``--help``,
 ``--version`` and ``--verbose``. The help of a command is made from the fields of its sections.
@@ -14,21 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from congling import __version__, config, pipeline
+from congling import __version__, commands, config, pipeline
+from congling.commands import Call
 from congling.recipe import Recipe
 from congling.reporter import Reporter
 
 OK, FAILED, BAD_CONFIG, RESUME_ME, STOPPED = 0, 1, 2, 75, 130
 _RESTARTED = "CONGLING_RESTARTED"
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a command got: its words (positional arguments), the resolved recipe, and the reporter."""
-
-    words: list[str]
-    recipe: Recipe
-    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -43,166 +35,84 @@ class Command:
     trains: bool = False  # restart once with the allocator settings that training wants
 
 
-# -- commands ------------------------------------------------------------------------------------------------------
-
-
-def _stage(name: str) -> Callable[[Call], None]:
-    def run(call: Call) -> None:
-        manifest = pipeline.run_stage(call.recipe, name, call.reporter)
-        del manifest
-        print(pipeline.stage_folder(call.recipe, name))
-
-    return run
-
-
-def _clean(call: Call) -> None:
-    folder = pipeline.stage_folder(call.recipe, "clean")
-    if call.words:
-        if call.words[0] != "explain" or len(call.words) != 2 or not call.words[1].isdecimal():
-            raise config.ConfigError(f"congling clean {' '.join(call.words)}: write congling clean explain DOCUMENT_ID")
-        from congling.clean.explain import explain
-
-        for step, text in explain(folder, int(call.words[1])):
-            print(f"{step:16} {text}")
-        return
-    pipeline.run_stage(call.recipe, "clean", call.reporter)
-    from congling.report.cleaning import write_page
-
-    print(f"{folder}\nReport: {write_page(folder)}")
-
-
-def _label(call: Call) -> None:
-    from congling.clean.quality.page import run_label
-
-    run_label(Path(call.words[0]), call.recipe.label, call.reporter)
-
-
-def _run(call: Call) -> None:
-    manifests = pipeline.run_all(call.recipe, call.reporter)
-    run_folder = Path(call.recipe.run.dir) / call.recipe.run.name
-    if not any(run_folder.glob("*/manifest.json")):
-        return  # only fetched
-    from congling.report.cleaning import write_page
-    from congling.report.run import run as write_report
-
-    if (run_folder / "clean" / "evidence").exists():
-        write_page(run_folder / "clean")
-    page = write_report(run_folder, call.reporter)
-    print(f"\nReport: {page}")
-    for sample in manifests.get("evaluate", {}).get("summary", {}).get("samples", [])[:3]:
-        print(f"\n  > {sample['prompt']}\n  {sample['text']}")
-    for name in ("sft", "pretrain"):
-        if (run_folder / name / "manifest.json").exists():
-            folder = run_folder / name
-            print(f"\nNext: congling chat {folder}\n      congling serve {folder}")
-            return
-
-
-def _fetch(call: Call) -> None:
-    recipe = call.recipe
-    if call.words:
-        recipe = _with(recipe, "fetch", dataset=call.words[0])
-    pipeline.run_stage(recipe, "fetch", call.reporter)
-    folder = pipeline.stage_folder(recipe, "fetch")
-    print(folder)
-    call.reporter.line(f'use it: congling clean clean.input=["{folder}/corpus"] run.name=NAME')
-
-
-def _encode(call: Call) -> None:
-    tokenizer = _tokenizer(call.words[0])
-    for line in _texts(call.words[1:]):
-        print(" ".join(str(i) for i in tokenizer.encode(line)))
-
-
-def _decode(call: Call) -> None:
-    tokenizer = _tokenizer(call.words[0])
-    for line in _texts([" ".join(call.words[1:])] if call.words[1:] else []):
-        try:
-            ids = [int(word) for word in line.split()]
-        except ValueError as error:
-            raise ValueError(f"ids must be whole numbers: {error}") from None
-        sys.stdout.buffer.write(tokenizer.decode_bytes(ids) + b"\n")
-
-
-def _inspect(call: Call) -> None:
-    from congling.tokenizer.inspect import inspect
-
-    tokenizer, options, path = _tokenizer(call.words[0]), call.recipe.inspect, Path(call.words[0])
-    if options.page:
-        from congling.report.vocabulary import write_page
-
-        folder, texts = path if path.is_dir() else path.parent, call.words[1:]
-        texts = [" ".join(texts)] if texts else []
-        print(write_page(tokenizer, folder, texts, [Path(file) for file in options.files], Path(options.page)))
-        return
-    for line in _texts(call.words[1:]):
-        for row in inspect(tokenizer, line):
-            print(row)
-
-
-def _export_tokenizer(call: Call) -> None:
-    from congling.tokenizer.export import export
-
-    for path in export(_tokenizer(call.words[0]), Path(call.words[1]), call.recipe.export.format):
-        print(path)
-
-
-def _chat(call: Call) -> None:
-    from congling.infer.model import Model
-    from congling.infer.terminal import chat
-
-    model = Model.load(call.words[0])
-    call.reporter.line("Type and press Enter. Ctrl-C stops an answer, /reset forgets, Ctrl-D or /exit leaves.")
-    chat(model, call.recipe.sample, read=lambda: input("你> "), write=_write)
-
-
-def _serve(call: Call) -> None:
-    from congling.serve.run import run
-
-    run(Path(call.words[0]), call.recipe.serve, call.reporter, call.recipe.sample)
-
-
-def _report(call: Call) -> None:
-    from congling.report.run import run
-
-    print(run(Path(call.words[0]), call.reporter))
-
-
 COMMANDS = (
-    Command("run", "The whole life of a model, or a part of it; resumable.", _run, sections=("run",), trains=True),
-    Command("fetch", "A data set by name: demo, poetry, wudao, … or any owner/name.", _fetch, ("[NAME]",), ("fetch",)),
+    Command(
+        "run",
+        "The whole life of a model, or a part of it; resumable.",
+        commands.run,
+        sections=("run",),
+        trains=True,
+    ),
+    Command(
+        "fetch",
+        "A data set by name: demo, poetry, wudao, … or any owner/name.",
+        commands.fetch,
+        ("[NAME]",),
+        ("fetch",),
+    ),
     Command(
         "clean",
         "Raw files → corpus, and rejects with their reasons; or what happened to one document.",
-        _clean,
+        commands.clean,
         ("[explain]", "[ID]"),
         ("clean",),
     ),
-    Command("label", "A page on which people say what a good document is.", _label, ("CORPUS",), ("label",)),
-    Command("tokenizer train", "Corpus → vocabulary.", _stage("tokenizer"), sections=("tokenizer",)),
-    Command("tokenizer encode", "Text (words, or lines of standard input) → ids.", _encode, ("VOCABULARY", "TEXT…")),
-    Command("tokenizer decode", "Ids (words, or lines of standard input) → text.", _decode, ("VOCABULARY", "IDS…")),
+    Command("label", "A page on which people say what a good document is.", commands.label, ("CORPUS",), ("label",)),
+    Command("tokenizer train", "Corpus → vocabulary.", commands.stage("tokenizer"), sections=("tokenizer",)),
+    Command(
+        "tokenizer encode",
+        "Text (words, or lines of standard input) → ids.",
+        commands.encode,
+        ("VOCABULARY", "TEXT…"),
+    ),
+    Command(
+        "tokenizer decode",
+        "Ids (words, or lines of standard input) → text.",
+        commands.decode,
+        ("VOCABULARY", "IDS…"),
+    ),
     Command(
         "tokenizer inspect",
         "The pieces of a text, with scores; or a page of it all.",
-        _inspect,
+        commands.inspect,
         ("VOCABULARY", "TEXT…"),
         ("inspect",),
     ),
     Command(
         "tokenizer export",
         "Vocabulary → a folder that transformers' AutoTokenizer reads.",
-        _export_tokenizer,
+        commands.export_tokenizer,
         ("VOCABULARY", "OUT"),
         ("export",),
     ),
-    Command("tokenize", "Corpus and vocabulary → token shards.", _stage("tokenize"), sections=("tokenize",)),
-    Command("pretrain", "Tokens → base model.", _stage("pretrain"), sections=("pretrain", "model"), trains=True),
-    Command("sft", "Base model and dialogues → chat model.", _stage("sft"), sections=("sft",), trains=True),
-    Command("evaluate", "Figures and samples of a run.", _stage("evaluate"), sections=("evaluate",)),
-    Command("report", "The page of a run, also of one under way.", _report, ("RUN",)),
-    Command("chat", "Talk to a model in the terminal.", _chat, ("MODEL",), ("sample",)),
-    Command("serve", "OpenAI-compatible server and chat page.", _serve, ("MODEL",), ("serve", "sample")),
+    Command("tokenize", "Corpus and vocabulary → token shards.", commands.stage("tokenize"), sections=("tokenize",)),
+    Command(
+        "pretrain",
+        "Tokens → base model.",
+        commands.stage("pretrain"),
+        sections=("pretrain", "model"),
+        trains=True,
+    ),
+    Command("sft", "Base model and dialogues → chat model.", commands.stage("sft"), sections=("sft",), trains=True),
+    Command(
+        "evaluate",
+        "Figures of a run; or the probes of any model.",
+        commands.evaluate,
+        ("[MODEL]",),
+        ("evaluate",),
+    ),
+    Command(
+        "probe",
+        "Copying, reversing, adding beyond lengths seen.",
+        commands.stage("probe"),
+        (),
+        ("probe", "model"),
+        True,
+    ),
+    Command("control", "Change a training under way: seq_len, lr, …", commands.control, ("RUN", "KEY=VALUE…")),
+    Command("report", "The page of a run, also of one under way.", commands.report, ("RUN",)),
+    Command("chat", "Talk to a model in the terminal.", commands.chat, ("MODEL",), ("sample",)),
+    Command("serve", "OpenAI-compatible server and chat page.", commands.serve, ("MODEL",), ("serve", "sample")),
 )
 
 
@@ -228,10 +138,10 @@ def _guarded(action: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except config.ConfigError as error:
-        return _complain(str(error), BAD_CONFIG)
+        return _complain(str(error), BAD_CONFIG) if pipeline.is_main() else BAD_CONFIG
     except ValueError as error:
         if getattr(error, "resumable", False):
-            return _complain(str(error), RESUME_ME)
+            return _complain(str(error), RESUME_ME) if pipeline.is_main() else RESUME_ME
         return _complain(str(error), FAILED)
     except OSError as error:
         return _complain(_explain_os_error(error), FAILED)
@@ -364,26 +274,3 @@ def _restart_for_training() -> None:
     environment = {**os.environ, **wanted, _RESTARTED: "1"}
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "congling", *sys.argv[1:]], environment)
-
-
-# -- small helpers -------------------------------------------------------------------------------------------------
-
-
-def _with(recipe: Recipe, section: str, **values: Any) -> Recipe:
-    changed = getattr(recipe, section).model_copy(update=values)
-    return recipe.model_copy(update={section: changed})
-
-
-def _tokenizer(path: str) -> Any:
-    from congling.tokenizer.tokenizer import Tokenizer
-
-    return Tokenizer.load(path)
-
-
-def _texts(words: Sequence[str]) -> Sequence[str]:
-    return [" ".join(words)] if words else [line.rstrip("\n") for line in sys.stdin]
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -4,17 +4,22 @@ Data flows only through folders: a stage reads finished stages and writes its ow
 """
 
 import contextlib
+import os
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from congling import artifact
-from congling.config import Config
+from congling.artifact import Stage
+from congling.config import Config, ConfigError
 from congling.recipe import Recipe
 from congling.reporter import Reporter, duration, human
+
+if TYPE_CHECKING:
+    from congling.train.distributed import World
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class StageSpec:
     user_files: str | None = None  # section.field of files that the user may give in place of the fetched ones
     keep_old: bool = False  # a finished result with another key is set aside
     side_files: tuple[str, ...] = ()  # section.field of files or folders that shape the result beside the input
+    together: bool = False  # several processes of torchrun may do it: the function takes a ``world``
 
 
 STAGES = (
@@ -42,13 +48,16 @@ STAGES = (
     ),
     StageSpec("tokenizer", "congling.tokenizer.run:run", ("tokenizer",), ("clean",)),
     StageSpec("tokenize", "congling.tokenizer.tokenize:run", ("tokenize",), ("clean", "tokenizer")),
-    StageSpec("pretrain", "congling.pretrain.run:run", ("model", "pretrain"), ("tokenize",), keep_old=True),
-    StageSpec("sft", "congling.finetune.run:run", ("sft",), ("pretrain",), "sft.input", keep_old=True),
+    StageSpec(
+        "pretrain", "congling.pretrain.run:run", ("model", "pretrain"), ("tokenize",), keep_old=True, together=True
+    ),
+    StageSpec("sft", "congling.finetune.run:run", ("sft",), ("pretrain",), "sft.input", keep_old=True, together=True),
     StageSpec(
         "evaluate", "congling.evaluate.run:run", ("evaluate",), ("tokenize", "pretrain", "sft"), "evaluate.questions"
     ),
 )
-SPECS = {spec.name: spec for spec in STAGES}
+PROBE = StageSpec("probe", "congling.probe.run:run", ("model", "probe"), (), keep_old=True)  # no part of a life
+SPECS = {spec.name: spec for spec in (*STAGES, PROBE)}
 
 
 def stage_folder(recipe: Recipe, name: str) -> Path:
@@ -60,6 +69,7 @@ def stage_folder(recipe: Recipe, name: str) -> Path:
 
 def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
     """Runs one stage unless it is already done; returns its manifest. Its inputs must be finished."""
+    _refuse_dry_runs(recipe, [name])
     spec = SPECS[name]
     folder = stage_folder(recipe, name)
     sections: dict[str, Config] = {s: getattr(recipe, s) for s in spec.sections}
@@ -68,18 +78,73 @@ def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
     if spec.user_files and "files" not in raw:
         inputs["fetch"] = stage_folder(recipe, "fetch")
     seed = 0 if name == "fetch" else recipe.run.seed
+    if ranks() > 1:
+        return _run_together(spec, folder, sections, inputs, seed, raw, reporter)
     with artifact.stage(folder, name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (stage, summary):
         if stage is None:
             reporter.line(f"{name}: already done in {folder}")
             return summary
-        reporter.line(f"{name}: {'goes on' if stage.resumed else 'begins'} in {folder}")
-        reset_peak_memory()
-        summary.update(_function(spec)(stage, reporter, *sections.values()))
-        summary["peak_memory"] = peak_memory()
+        summary.update(_work(spec, stage, sections, reporter))
+    return _done(folder, name, reporter)
+
+
+def _run_together(
+    spec: StageSpec,
+    folder: Path,
+    sections: dict[str, Config],
+    inputs: dict[str, Path],
+    seed: int,
+    raw: dict[str, list[Path]],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """The stage on every process that torchrun started: rank 0 keeps the folder, the others only compute."""
+    if not spec.together:
+        able = " and ".join(s.name for s in STAGES if s.together)
+        raise ConfigError(f"congling {spec.name} under torchrun: only {able} run on several processes; leave it out")
+    from congling.train.distributed import World
+
+    world = World.start()
+    if world.is_main:
+        with artifact.stage(folder, spec.name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (
+            stage,
+            found,
+        ):
+            if world.any(stage is not None):
+                assert stage is not None
+                found.update(_work(spec, stage, sections, reporter, world))
+            else:
+                reporter.line(f"{spec.name}: already done in {folder}")
+    elif world.any(False):
+        _work(spec, Stage(spec.name, folder, inputs, seed, "", True), sections, Reporter(quiet=True), world)
+    world.close()
+    return _done(folder, spec.name, reporter) if world.is_main else artifact.read_manifest(folder)
+
+
+def _work(
+    spec: StageSpec, stage: Stage, sections: dict[str, Config], reporter: Reporter, world: "World | None" = None
+) -> dict[str, Any]:
+    """What the stage's function returns, and the memory that it took."""
+    reporter.line(f"{spec.name}: {'goes on' if stage.resumed else 'begins'} in {stage.path}")
+    reset_peak_memory()
+    extra = {} if world is None else {"world": world}
+    return {**_function(spec)(stage, reporter, *sections.values(), **extra), "peak_memory": peak_memory()}
+
+
+def _done(folder: Path, name: str, reporter: Reporter) -> dict[str, Any]:
     manifest = artifact.read_manifest(folder)
     memory = human(manifest["summary"]["peak_memory"])
     reporter.line(f"{name}: done in {duration(manifest['seconds'])}, peak memory {memory}B")
     return manifest
+
+
+def ranks() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run_all(recipe: Recipe, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -89,9 +154,19 @@ def run_all(recipe: Recipe, reporter: Reporter) -> dict[str, dict[str, Any]]:
     if first > last:
         raise ValueError(f"run.from = {recipe.run.first} comes after run.to = {recipe.run.last}")
     wanted = names[first : last + 1]
+    if ranks() > 1:
+        raise ConfigError("congling run under torchrun: give one command there, congling pretrain or congling sft")
+    _refuse_dry_runs(recipe, wanted)
     if "fetch" in wanted and not _needs_fetch(recipe, wanted):
         wanted.remove("fetch")
     return {name: run_stage(recipe, name, reporter) for name in wanted}
+
+
+def _refuse_dry_runs(recipe: Recipe, names: Sequence[str]) -> None:
+    """Whoever asked for a dry run must not find a training under way."""
+    for name in names:
+        if getattr(getattr(recipe, name), "dry_run", False):
+            raise ConfigError(f"{name}.dry_run = true: write congling {name} RECIPE dry_run=true, or leave it out")
 
 
 def _needs_fetch(recipe: Recipe, wanted: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from congling.finetune.config import SftConfig
 from congling.infer.config import SampleConfig
 from congling.model.config import ModelConfig
 from congling.pretrain.config import PretrainConfig
+from congling.probe.config import ProbeConfig
 from congling.serve.config import ServeConfig
 from congling.tokenizer.config import ExportConfig, InspectConfig, TokenizeConfig, TokenizerConfig
 
@@ -43,5 +44,6 @@ class Recipe(Config):
     pretrain: PretrainConfig = option(PretrainConfig(), "tokens to base model")
     sft: SftConfig = option(SftConfig(), "base model and dialogues to chat model")
     evaluate: EvaluateConfig = option(EvaluateConfig(), "figures and samples")
+    probe: ProbeConfig = option(ProbeConfig(), "a small model that copies, reverses or adds")
     sample: SampleConfig = option(SampleConfig(), "how text is generated in chat and serve")
     serve: ServeConfig = option(ServeConfig(), "the HTTP server")

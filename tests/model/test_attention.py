@@ -37,7 +37,7 @@ def naive(q, k, v, method, made):
             distance = first + i - j
             if method.startswith("distance_decay"):
                 group = h if method.endswith("heads") else 0
-                s = s / (1 + made.rate[group] * distance) - (made.offset[group] if distance else 0)
+                s = s / (1 + made.rates()[group] * distance) - (made.offset[group] if distance else 0)
             if method == "alibi":
                 s = s - 2 ** (-8 * (h + 1) / H) * distance
             scores.append(s)

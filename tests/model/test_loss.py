@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from congling.model import loss as module
 from congling.model.config import ModelConfig
-from congling.model.loss import IGNORE, LinearCrossEntropy
+from congling.model.loss import IGNORE, linear_cross_entropy
 from congling.model.transformer import Transformer
 
 N, D, V = 7, 4, 11
@@ -19,40 +19,58 @@ def inputs(dtype=torch.float64):
     return hidden, weight, torch.randint(V, (N,), generator=generator)
 
 
-def plain(hidden, weight, targets, softcap):
+def plain(hidden, weight, targets, softcap=0.0, z_loss=0.0):
     logits = hidden @ weight.T
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    return F.cross_entropy(logits, targets, reduction="sum")
+    squares = logits.logsumexp(-1)[targets != IGNORE].square().sum()
+    return F.cross_entropy(logits, targets, reduction="sum") + z_loss * squares
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("chunk", [2, 1024])
-def test_value_and_gradients(monkeypatch, softcap, chunk):
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+def test_value_and_gradients(monkeypatch, softcap, z_loss, chunk):
+    monkeypatch.setattr(module, "_CHUNK", {"cpu": chunk})
     hidden, weight, targets = inputs()
-    expected = torch.autograd.grad(plain(hidden, weight, targets, softcap), (hidden, weight))
-    ours = LinearCrossEntropy.apply(hidden, weight, targets, softcap)
-    assert ours.item() == pytest.approx(plain(hidden, weight, targets, softcap).item())
-    for ours_grad, other in zip(torch.autograd.grad(ours, (hidden, weight)), expected, strict=True):
+    targets[3] = IGNORE
+    expected = plain(hidden, weight, targets, softcap, z_loss)
+    ours = linear_cross_entropy(hidden, weight, targets, softcap, z_loss)
+    assert ours.objective.item() == pytest.approx(expected.item())
+    assert ours.nats.item() == pytest.approx(plain(hidden, weight, targets, softcap).item())
+    assert ours.learned == N - 1
+    gradients = (torch.autograd.grad(x, (hidden, weight)) for x in (ours.objective, expected))
+    for ours_grad, other in zip(*gradients, strict=True):
         torch.testing.assert_close(ours_grad, other)
     with torch.no_grad():
-        assert LinearCrossEntropy.apply(hidden, weight, targets, softcap).item() == pytest.approx(ours.item())
+        again = linear_cross_entropy(hidden, weight, targets, softcap, z_loss)
+    assert again.objective.item() == pytest.approx(ours.objective.item())
 
 
-def test_gradient_scales_with_what_follows():
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_gradient_scales_with_what_follows(z_loss):
     hidden, weight, targets = inputs()
     assert torch.autograd.gradcheck(
-        lambda h, w: 3 * LinearCrossEntropy.apply(h, w, targets, 2.0), (hidden, weight), check_undefined_grad=False
+        lambda h, w: 3 * linear_cross_entropy(h, w, targets, 2.0, z_loss).objective,
+        (hidden, weight),
+        check_undefined_grad=False,
     )
+
+
+def test_rows_that_are_not_learned_get_no_gradient_where_they_are_not_left_out():
+    """The path of a GPU, which does not wait to know how many rows count."""
+    logits = torch.randn(N, V, generator=torch.Generator().manual_seed(0)).to("meta")
+    sums, gradient = module._loss_and_gradient(logits, torch.zeros(N, dtype=torch.long, device="meta"), 2.0, 0.1, True)
+    assert sums.shape == (2,)
+    assert gradient.shape == (N, V)
 
 
 def test_bf16_is_close_and_a_hopeless_target_stays_finite():
     hidden, weight, targets = inputs(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = LinearCrossEntropy.apply(hidden, weight, targets, 0.0)
-    assert rough.item() == pytest.approx(plain(hidden, weight, targets, 0.0).item(), rel=0.02)
-    far = LinearCrossEntropy.apply(200 * hidden, 200 * weight, targets, 0.0)
+        rough = linear_cross_entropy(hidden, weight, targets).objective
+    assert rough.item() == pytest.approx(plain(hidden, weight, targets).item(), rel=0.02)
+    far = linear_cross_entropy(200 * hidden, 200 * weight, targets).objective
     assert far.isfinite()
     assert all(g.isfinite().all() for g in torch.autograd.grad(far, (hidden, weight)))
 
@@ -64,14 +82,15 @@ def test_model_loss_leaves_out_ignored_targets(preset):
     ids = torch.randint(V, (2, 5), generator=torch.Generator().manual_seed(0))
     targets = ids.roll(-1, 1)
     targets[0, :3] = IGNORE
-    total, count = model.loss(ids, targets)
+    total, _, count = model.loss(ids, targets)
     expected = F.cross_entropy(model.logits(model(ids)).flatten(0, 1), targets.flatten(), reduction="sum")
     assert count == 7
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
-    ours, other = (torch.autograd.grad(x, list(model.parameters()), allow_unused=True) for x in (total, expected))
-    for a, b, name in zip(ours, other, dict(model.named_parameters()), strict=True):
-        if a is not None and name != "head_affine.bias":  # which no loss sees
+    trained = [p for p in model.parameters() if p.requires_grad]  # not the head's bias, which no loss sees
+    ours, other = (torch.autograd.grad(x, trained, allow_unused=True) for x in (total, expected))
+    for a, b in zip(ours, other, strict=True):
+        if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    none, zero = model.loss(ids, torch.full_like(ids, IGNORE))
+    none, _, zero = model.loss(ids, torch.full_like(ids, IGNORE))
     none.backward()
     assert (none.item(), zero) == (0.0, 0)

@@ -94,14 +94,14 @@ def test_training_reaches_every_parameter_and_lowers_the_loss(preset):
     losses = []
     for _ in range(30):
         with torch.autocast("cpu", torch.bfloat16):
-            total, count = model.loss(ids[:, :-1], ids[:, 1:])
+            total, _, count = model.loss(ids[:, :-1], ids[:, 1:])
         (total / count).backward()
         if not losses:
             idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
             assert set(idle) <= {"head_affine.bias", *(f"layers.{n}.attention.key.affine.bias" for n in range(2))}
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(total.item() / count)
+        losses.append((total / count).item())
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -129,9 +129,25 @@ def test_learned_positions_end():
 
 
 def test_heads_begin_with_rates_from_fastest_to_slowest():
-    rates = small(fastest_decay=1.0, slowest_decay=1e-3, num_heads=4).layers[0].attention.position.rate
+    rates = small(fastest_decay=1.0, slowest_decay=1e-3, num_heads=4).layers[0].attention.position.rates()
     torch.testing.assert_close(rates.detach(), torch.tensor([1.0, 0.1, 0.01, 0.001]))
-    torch.testing.assert_close(small().layers[0].attention.position.rate.detach(), torch.full((2,), 0.1))
+    torch.testing.assert_close(small().layers[0].attention.position.rates().detach(), torch.full((2,), 0.1))
+
+
+def test_with_biases_the_fastest_head_begins_as_the_previous_token():
+    """The constant in the scores, 50, and the offset leave little to the other keys."""
+    model = small(fastest_decay=1.0, slowest_decay=1e-4, num_heads=4, head_dim=16, qk_bias=True)
+    attention = model.layers[0].attention
+    x = torch.nn.functional.rms_norm(torch.randn(1, 40, model.architecture.dim), (model.architecture.dim,))
+    values = torch.eye(40).expand(1, 4, 40, 40)
+    q, k = (attention._heads(project(x)) for project in (attention.query, attention.key))
+    q, k = q + attention.query_bias.view(4, 1, 16), k + attention.key_bias.view(4, 1, 16)
+    weights = attention.attend(q, k, values, None)[0]  # [H, T, T]
+    before = weights.diagonal(-1, dim1=1, dim2=2)  # [H, T − 1] on the token before
+    assert before[0, 1:].median() > 0.9
+    assert before[3, 20:].median() < 0.1
+    assert model.parameter_roles()["layers.0.attention.query_bias"] == "scalar"
+    assert small(position="rope", qk_bias=True).layers[0].attention.key_bias.abs().max() == 0
 
 
 def test_hand_written_gradients():

@@ -8,6 +8,7 @@ from congling.corpus.tokens import TokenDataset, TokenWriter
 from congling.evaluate.bits import bits_per_byte, windows
 from congling.model.config import ModelConfig
 from congling.model.folder import load_model
+from congling.model.loss import LossSum
 from congling.pretrain.config import PretrainConfig
 from congling.pretrain.run import run
 from congling.reporter import Reporter, read_metrics
@@ -75,7 +76,8 @@ def test_bits_count_raw_bytes(tmp_path, tokens):
         embedding = torch.zeros(1)
 
         def loss(self, ids, targets, documents=None):
-            return torch.tensor(targets.numel() * float(np.log(size))), targets.numel()
+            nats = torch.tensor(targets.numel() * float(np.log(size)))
+            return LossSum(nats, nats, torch.tensor(targets.numel()))
 
     found, nats = bits_per_byte(Uniform(), valid, tokenizer.token_bytes, 16, 1000)
     targets = valid.read(0, (valid.total - 1) // 16 * 16 + 1)[1:]
@@ -93,6 +95,14 @@ def test_too_little_text_is_said_at_once(tmp_path, tokens, length, message):
     with pytest.raises(ValueError, match=message):
         run(stage(tmp_path, tokens), Reporter(quiet=True), MODEL, config)
     assert not read_metrics(tmp_path / "pretrain" / "metrics.jsonl")
+
+
+def test_tokens_of_another_vocabulary_are_refused(tmp_path, tokens):
+    ids = np.array([5, 9999, 1], np.uint16)
+    with TokenWriter(tokens, "train", np.uint16) as writer:
+        writer.write(np.tile(ids, 300), np.arange(301, dtype=np.int64) * 3)
+    with pytest.raises(ValueError, match=r"train-00000\.bin: token id 9999, but the vocabulary beside it has 275 ids"):
+        run(stage(tmp_path, tokens), Reporter(quiet=True), MODEL, CONFIG)
 
 
 def test_display_is_not_part_of_the_result():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from congling.corpus.tokens import TokenDataset, TokenWriter
-from congling.train.data import TokenWindows, permute
+from congling.train.data import Loader, Request, TokenWindows, align, permute
 
 
 def dataset(folder, total: int, shard_tokens: int = 1 << 20, ids=None) -> TokenDataset:
@@ -74,3 +74,63 @@ def test_documents_are_numbered_where_they_are_kept_apart(tmp_path):
 def test_too_few_tokens_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"16 train tokens are too few for one sequence of 16"):
         TokenWindows(dataset(tmp_path, 16), 16, 0)
+
+
+def test_lengths_that_do_not_divide_the_block_are_refused(tmp_path):
+    source = TokenWindows(dataset(tmp_path, 1000), 16, 1)
+    for length in (3, 12, 32):
+        with pytest.raises(ValueError, match="cut for lengths that divide 16, the longest of lengths"):
+            source.batch(0, 1, length)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 4096))
+def test_align_is_the_next_place_for_a_row(position, length):
+    found = align(position, length)
+    assert found % length == 0
+    assert 0 <= found - position < length
+
+
+def test_ids_of_another_vocabulary_are_refused(tmp_path):
+    tokens = dataset(tmp_path, 100, shard_tokens=60)
+    TokenWindows(tokens, 16, 1, vocab_size=100)
+    with pytest.raises(ValueError, match=r"train-00001\.bin: token id 99, but the vocabulary beside it has 99 ids"):
+        TokenWindows(tokens, 16, 1, vocab_size=99)
+    TokenWindows(tokens, 16, 1, vocab_size=65_536)  # nothing to look for: uint16 cannot hold more
+
+
+def test_another_vocabulary_is_another_data_set(tmp_path):
+    dataset(tmp_path, 100)
+    found = []
+    for text in ("一\t3\n", "二\t3\n"):
+        (tmp_path / "vocabulary.txt").write_text(text)
+        found.append(TokenWindows(TokenDataset(tmp_path, "train"), 16, 1).fingerprint)
+    assert found[0] != found[1]
+
+
+def test_a_shard_cut_short_is_named(tmp_path):
+    dataset(tmp_path, 100)
+    file = tmp_path / "train-00000.bin"
+    file.write_bytes(file.read_bytes()[:-6])
+    with pytest.raises(ValueError, match=r"train-00000\.bin: damaged, 194 bytes for 100 tokens; run the tokenize"):
+        TokenDataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_prepared_batches_are_those_of_the_source(tmp_path, threads):
+    source = TokenWindows(dataset(tmp_path, 1000), 16, 1)
+    loader = Loader(source, threads)
+    wanted = [Request(32 * n, 4, 8) for n in range(9)]
+    loader.expect([*wanted[:4], Request(999 * 8, 2, 8)])  # a guess that proves wrong
+    for n, request in enumerate(wanted):
+        if n == 4:
+            loader.expect(wanted[4:7])
+        assert torch.equal(loader.get(request).ids, source.batch(*request).ids)
+    loader.close()
+
+
+def test_an_error_in_a_loader_thread_reaches_the_training(tmp_path):
+    loader = Loader(TokenWindows(dataset(tmp_path, 1000), 16, 1), 1)
+    loader.expect([Request(0, 1, 12)])
+    with pytest.raises(ValueError, match="cut for lengths"):
+        loader.get(Request(0, 1, 12))
+    loader.close()

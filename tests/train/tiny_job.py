@@ -1,5 +1,6 @@
 """A tiny training of seconds, made by rule; as a script, one that kills itself at a chosen batch."""
 
+import json
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ BASE = {
     "sample_every": 8,
     "sample_prompts": ("甲",),
     "checkpoint_every": 4,
+    "loader_threads": 0,  # a source that kills does it when its batch is wanted
 }
 
 
@@ -93,6 +95,8 @@ def kill_at(wanted: int):
     return Counting(at)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # folder, position to be killed at, and keys of the configuration as JSON
     torch.set_num_threads(1)
-    train(Path(sys.argv[1]), source=kill_at(int(sys.argv[2])), log_every=1)
+    changes = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    train(Path(sys.argv[1]), source=kill_at(int(sys.argv[2])), log_every=1, **changes)

@@ -131,6 +131,20 @@ class TokenDataset:
             start, count, shard = start + len(part), count - len(part), shard + 1
         return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
 
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises ValueError, naming the shard, when an id is not below ``vocab_size``: another vocabulary's, or damage.
+
+        Reads all shards once, unless their dtype cannot hold such an id.
+        """
+        if np.iinfo(self.dtype).max < vocab_size:
+            return
+        for file, shard in zip(self._files, self._shards, strict=True):
+            if len(shard) and (largest := int(shard.max())) >= vocab_size:
+                raise ValueError(
+                    f"{file}: token id {largest}, but the vocabulary beside it has {vocab_size} ids; "
+                    "run the tokenize stage again"
+                )
+
     def document_starts(self) -> NDArray[np.int64]:
         """Where each document begins in the whole split [num_documents]."""
         return np.concatenate([o[:-1] + s for o, s in zip(self._offsets, self._starts, strict=False)])

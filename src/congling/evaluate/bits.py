@@ -46,8 +46,8 @@ def measure(
     for batch in batches:
         documents = None if batch.documents is None else batch.documents.to(device)
         with autocast(device.type, dtype):
-            total, count = transformer.loss(batch.ids.to(device), batch.targets.to(device), documents)
-        nats, tokens = nats + float(total), tokens + count
+            found = transformer.loss(batch.ids.to(device), batch.targets.to(device), documents)
+        nats, tokens = nats + float(found.nats), tokens + int(found.learned)
         num_bytes += count_bytes(batch, sizes)
     transformer.train(training)
     return Measured(nats, tokens, num_bytes)

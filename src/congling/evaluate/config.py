@@ -1,6 +1,10 @@
 """Section ``[evaluate]``."""
 
+from typing import Literal
+
 from congling.config import Config, option
+
+ProbeTask = Literal["copy", "reverse", "add"]
 
 
 class EvaluateConfig(Config):
@@ -14,3 +18,8 @@ class EvaluateConfig(Config):
     prompts: tuple[str, ...] = option(
         ("一心一意是什么意思？", "请解释成语“画蛇添足”。", "你好"), "questions shown as samples at the end"
     )
+    probes: tuple[ProbeTask, ...] = option((), "tasks to measure: exact copying, reversing, adding")
+    probe_lengths: tuple[int, ...] = option((64, 128, 256, 512, 1024), "lengths of their inputs, in symbols")
+    probe_sequences: int = option(64, "sequences a length", gt=0)
+    probe_alphabet: int = option(1024, "symbols that their inputs are drawn from", gt=1)
+    probe_repeats: bool = option(False, "whether a symbol may come twice in an input")

@@ -7,10 +7,10 @@ mean F1 of character bigrams between answer and reference, and the share of Chin
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from congling import artifact
 from congling.artifact import Stage
@@ -18,7 +18,8 @@ from congling.chat import read_dialogues
 from congling.corpus.readers import find_files
 from congling.corpus.tokens import TokenDataset
 from congling.evaluate.bits import bits_per_byte
-from congling.evaluate.config import EvaluateConfig
+from congling.evaluate.config import EvaluateConfig, ProbeTask
+from congling.evaluate.probes import Score, Symbols, extrapolation, table
 from congling.infer.config import SampleConfig
 from congling.infer.model import Model
 from congling.reporter import Reporter
@@ -38,8 +39,27 @@ def run(stage: Stage, reporter: Reporter, config: EvaluateConfig) -> dict[str, A
     figures["questions"] = ask(chat, _questions(stage, config), config, reporter)
     figures["decode_tokens_per_second"] = decode_speed(chat)
     figures["samples"] = samples(chat, config)
+    if config.probes:
+        figures["probes"] = {name: _probes(model, config) for name, model in (("base", base), ("chat", chat))}
     artifact.write_json(stage.path / "evaluation.json", figures)
     return figures
+
+
+def probe(folder: Path, config: EvaluateConfig) -> Iterator[str]:
+    """The probes of any model folder, as lines for people; all tasks where ``config.probes`` names none."""
+    config = config if config.probes else config.model_copy(update={"probes": get_args(ProbeTask)})
+    for task, found in _probes(Model.load(folder), config).items():
+        yield from table(task, found)
+
+
+def _probes(model: Model, config: EvaluateConfig) -> dict[ProbeTask, dict[int, Score]]:
+    symbols = Symbols.of(model.tokenizer, config.probe_alphabet)
+    return {
+        task: extrapolation(
+            model.transformer, task, config.probe_lengths, config.probe_sequences, symbols, config.probe_repeats
+        )
+        for task in config.probes
+    }
 
 
 def ask(model: Model, dialogues: Sequence[list[dict[str, str]]], config: EvaluateConfig, reporter: Reporter) -> Any:

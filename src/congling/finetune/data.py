@@ -112,7 +112,8 @@ class PackedDialogues:
 
     def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
         """The ``num_rows`` rows from ``position`` tokens into the training; seq_len is the length of the rows."""
-        assert seq_len == self._row_len
+        if seq_len != self._row_len:
+            raise ValueError(f"the dialogues are packed into rows of {self._row_len} tokens")
         first = position // self._row_len
         rows = [self._rows[self._number(first + n)] for n in range(num_rows)]
         return make_batch(self._examples, rows, self._row_len, self._pad)

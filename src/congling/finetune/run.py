@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from congling.artifact import Stage
 from congling.corpus.readers import find_files
 from congling.finetune.config import SftConfig
@@ -15,11 +13,15 @@ from congling.model.folder import VOCABULARY, load_model, save_model
 from congling.reporter import Metrics, Reporter
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.train.checkpoint import Checkpoints
+from congling.train.distributed import World
 from congling.train.loop import Job, Trainer
 
 
-def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
-    """Tunes the base model on dialogues; leaves a model folder and its checkpoints."""
+def run(stage: Stage, reporter: Reporter, config: SftConfig, world: World | None = None) -> dict[str, Any]:
+    """Tunes the base model on dialogues; leaves a model folder and its checkpoints.
+
+    world: the processes that train it together; None: this one.
+    """
     base, row_len = stage.inputs["pretrain"], config.lengths[0]
     tokenizer = Tokenizer.load(base / VOCABULARY)
     dialogues = load_dialogues(_files(stage, config), tokenizer, row_len, config.valid_share)
@@ -32,14 +34,22 @@ def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
         f"{config.tokens / epoch_tokens:.2f} epochs; cut {dialogues.cut}, left out {dialogues.too_long} too long "
         f"and {dialogues.silent} without assistant text"
     )
-    model = load_model(base, "cuda" if torch.cuda.is_available() else "cpu")
+    world = world or World.start()
+    model = load_model(base, str(world.device))
     writer = Model(model, tokenizer)
     sampling = SampleConfig(temperature=0.3, max_tokens=config.sample_tokens, seed=stage.seed)
     job = Job(
         model=model,
         source=source,
         config=config,
-        checkpoints=Checkpoints(stage.path / "checkpoints", source.fingerprint, config.keep_checkpoints),
+        checkpoints=Checkpoints(
+            stage.path / "checkpoints",
+            source.fingerprint,
+            config.keep_checkpoints,
+            architecture=model.architecture,
+            vocabulary=base / VOCABULARY,
+            stage=stage.name,
+        ),
         reporter=reporter,
         metrics=Metrics(stage.metrics),
         token_bytes=tokenizer.token_bytes,
@@ -47,9 +57,12 @@ def run(stage: Stage, reporter: Reporter, config: SftConfig) -> dict[str, Any]:
         sample=lambda prompt: writer.chat([{"role": "user", "content": prompt}], sampling),
         label="sft",
         seed=stage.seed,
+        world=world,
     )
     summary = Trainer(job).run()
-    save_model(stage.path, model, base / VOCABULARY)
+    weights = world.full_state(model)
+    if weights is not None:
+        save_model(stage.path, model, base / VOCABULARY, weights)
     return {
         **summary,
         "epochs": config.tokens / epoch_tokens,

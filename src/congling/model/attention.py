@@ -7,13 +7,15 @@ width.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congling.model.affine import ScaledLinear
 from congling.model.attend import DocumentMask, attend
 from congling.model.config import Architecture
-from congling.model.positions import make_position
+from congling.model.flex import flex_attend
+from congling.model.functional import unit_rms
+from congling.model.positions import DecayOfHeads, make_position
+from congling.model.talking_heads import can_talk, talking_attend
 
 
 @dataclass
@@ -53,6 +55,9 @@ class Attention(nn.Module):
             nn.Parameter(torch.tensor([0.5, 0.5])) if mixes else None
         )  # of own values, of the first layer's
         self.qk_norm = a.qk_norm
+        self.query_bias = self.key_bias = None
+        if a.qk_bias:
+            self.query_bias, self.key_bias = (nn.Parameter(self._first_bias()) for _ in range(2))
         self.talking_before = nn.Parameter(torch.empty(a.num_heads, a.num_heads)) if a.talking_heads else None
         self.talking_after = nn.Parameter(torch.empty(a.num_heads, a.num_heads)) if a.talking_heads else None
 
@@ -67,7 +72,9 @@ class Attention(nn.Module):
         offset = cache.length if cache is not None else 0
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [B, H, Q, K]
         if self.qk_norm:
-            q, k = F.rms_norm(q, (self.head_dim,)), F.rms_norm(k, (self.head_dim,))
+            q, k = unit_rms(q), unit_rms(k)
+        if self.query_bias is not None and self.key_bias is not None:
+            q, k = (x + b.to(x.dtype).view(-1, 1, self.head_dim) for x, b in ((q, self.query_bias), (k, self.key_bias)))
         q, k = self.position.rotate(q, offset), self.position.rotate(k, offset)
         own = v
         if self.value_mix is not None and first_values is not None:
@@ -75,9 +82,26 @@ class Attention(nn.Module):
             v = mine * v + first * first_values
         if cache is not None:
             k, v = cache.append(k, v)
-        with torch.autocast(x.device.type, enabled=False):
-            y = attend(q, k, v, self.position, documents, self.talking_before, self.talking_after)  # [B, H, Q, K]
+        y = self.attend(q, k, v, documents)  # [B, H, Q, K]
         return self.out(y.transpose(1, 2).flatten(2)), own  # [B, Q, D]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: DocumentMask | None) -> Tensor:
+        """[B, H, Q, K] by the kernel for this device; a few queries behind a cache need none. Never compiled."""
+        before, after = self.talking_before, self.talking_after
+        with torch.autocast(q.device.type, enabled=False):
+            if q.device.type == "cuda" and q.shape[2] == k.shape[2]:
+                if before is None or after is None:
+                    return flex_attend(q, k, v, self.position, documents)
+                if can_talk(self.position):
+                    return talking_attend(q, k, v, self.position, documents, before, after)
+            return attend(q, k, v, self.position, documents, before, after)
+
+    def _first_bias(self) -> Tensor:
+        """[H·K]: 0, or where the position wants a constant b in the scores of a head, βᵀβ/√K = b."""
+        bias = torch.zeros(self.num_heads, self.head_dim)
+        if isinstance(self.position, DecayOfHeads):
+            bias += (self.position.constants * self.head_dim**-0.5).sqrt()[:, None]
+        return bias.flatten()
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, Q, H·K] -> [B, H, Q, K]

@@ -25,6 +25,7 @@ class Architecture(Config):
     max_len: int = option(..., "places that learned positions have; else of no meaning", ge=0)
     norm: NormPlacement = option(..., "RMSNorm before each part (and at the end), or one after each layer")
     qk_norm: bool = option(..., "RMS-normalise queries and keys")
+    qk_bias: bool = option(..., "a learned constant vector a head added to queries and to keys")
     affine: bool = option(..., "the seed's learned scalars 100·(x·value + bias) around each matrix")
     talking_heads: bool = option(..., "mix the heads before and after the softmax")
     value_residual: bool = option(..., "values are a learned mix of the layer's own and the first layer's")
@@ -46,6 +47,7 @@ _DEMO: dict[str, Any] = {
     "max_len": 0,
     "norm": "pre",
     "qk_norm": False,
+    "qk_bias": False,
     "affine": False,
     "talking_heads": False,
     "value_residual": False,
@@ -85,6 +87,7 @@ class ModelConfig(Config):
     max_len: int | None = option(None, "places that learned positions have", ge=0)
     norm: NormPlacement | None = option(None, "RMSNorm before each part, or after each layer")
     qk_norm: bool | None = option(None, "RMS-normalise queries and keys")
+    qk_bias: bool | None = option(None, "a learned constant vector a head, added to queries and to keys")
     affine: bool | None = option(None, "the seed's learned scalars around each matrix")
     talking_heads: bool | None = option(None, "mix the heads before and after the softmax")
     value_residual: bool | None = option(None, "values: a learned mix of the layer's own and the first layer's")

@@ -1,26 +1,31 @@
 """Model folders: ``model.json`` (architecture), ``model.safetensors`` (float32), ``vocabulary.txt``, nothing else."""
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from torch import Tensor
 
 from congling import artifact
 from congling.artifact import ArtifactError
 from congling.model.config import Architecture
+from congling.model.tensors import read_tensors, write_tensors
 from congling.model.transformer import Transformer
 
 ARCHITECTURE, WEIGHTS, VOCABULARY = "model.json", "model.safetensors", "vocabulary.txt"
 
 
-def save_model(folder: Path, model: Transformer, vocabulary: Path) -> None:
-    """Writes the model folder; ``vocabulary`` is copied in. Weights first: a folder with model.json is whole."""
-    weights = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
-    artifact.atomic_write(folder / WEIGHTS, save(weights))
+def save_model(folder: Path, model: Transformer, vocabulary: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the model folder; ``vocabulary`` is copied in. Weights first: a folder with model.json is whole.
+
+    weights: those to write, when the model has them in shards; None: its own.
+    """
+    named = dict(model.named_parameters()) if weights is None else weights
+    weights = {name: p.detach().float().cpu().contiguous() for name, p in named.items()}
+    with artifact.atomic_open(folder / WEIGHTS) as file:
+        write_tensors(file, weights)
     if vocabulary != folder / VOCABULARY:
         with artifact.atomic_open(folder / VOCABULARY) as copy, open(vocabulary, "rb") as original:
             shutil.copyfileobj(original, copy)
@@ -34,7 +39,7 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
     """
     _check_model_folder(folder)
     model = Transformer(_read_architecture(folder / ARCHITECTURE), seed=None)
-    weights = _read_weights(folder / WEIGHTS)
+    weights = read_tensors(folder / WEIGHTS)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError:
@@ -50,6 +55,7 @@ def _check_model_folder(folder: Path) -> None:
             problem = "its training has not finished; give the same command again to go on"
         near = folder if folder.is_dir() else folder.parent
         found = sorted(str(p.parent) for p in near.glob(f"*/{ARCHITECTURE}"))
+        found += sorted(str(p.parent) for p in near.glob(f"checkpoints/step-*/{ARCHITECTURE}"))
         raise ArtifactError(f"{folder}: {problem}" + (f"; models here: {', '.join(found)}" if found else ""))
     for name in (WEIGHTS, VOCABULARY):
         if not (folder / name).is_file():
@@ -65,10 +71,3 @@ def _read_architecture(file: Path) -> Architecture:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise ArtifactError(f"{file}: not a model description: {key} {problem['msg']}") from None
-
-
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{file}: damaged ({error}); make or copy the model again") from None

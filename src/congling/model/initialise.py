@@ -11,7 +11,8 @@ def initialise(model: nn.Module, seed: int) -> None:
 
     With affine scalars, as the seed: every matrix Xavier-uniform, ``value`` = gain/100, ``bias`` = 0. Otherwise:
     embeddings N(0, 0.02²); matrices N(0, 1/in); those that write to the residual stream begin at 1/√(2·layers) of
-    that (Radford et al. 2019); heads begin unmixed. Norm weights 1; positions keep the values of their modules.
+    that (Radford et al. 2019); heads begin unmixed. Norm weights 1; positions, and the biases made for them,
+    keep the values of their modules.
     """
     generator = torch.Generator().manual_seed(seed)
     affine = any(isinstance(module, Affine) for module in model.modules())

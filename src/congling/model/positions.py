@@ -27,21 +27,46 @@ class NoPosition(nn.Module):
 class DistanceDecay(NoPosition):
     """The seed's positions (SEED §3): s / (1 + r·(i − j)), then − c for every key but the own position.
 
-    rate r and offset c are learned, one each a layer (groups = 1, as the seed) or a head; initially 0.1 and 1. The
-    seed stores each as value + bias of an affine scalar; the sum is all that the forward pass sees. With a rate a
-    head, |r| is used, so that no head can reach the pole at r = −1/(i − j), and the heads may begin with
-    different rates, geometrically from ``fastest`` to ``slowest``: some for the neighbours, some for far away.
+    rate r and offset c are learned, one each a layer, as the seed; initially 0.1 and 1. The seed stores each as value +
+    bias of an affine scalar; the sum is all that the forward pass sees.
     """
 
-    def __init__(self, groups: int, fastest: float = 0.1, slowest: float = 0.1) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        share = torch.arange(groups) / max(groups - 1, 1)  # 0 … 1
-        self.rate = nn.Parameter(fastest * (slowest / fastest) ** share)
-        self.offset = nn.Parameter(torch.ones(groups))
+        self.rate = nn.Parameter(torch.full((1,), 0.1))
+        self.offset = nn.Parameter(torch.ones(1))
+
+    def rates(self) -> Tensor:
+        """[G] r."""
+        return self.rate
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        rate = self.rate.abs() if len(self.rate) > 1 else self.rate
-        return 1 / (1 + rate[:, None] * distance), -self.offset[:, None] * (distance > 0)  # [G, M]
+        return 1 / (1 + self.rates()[:, None] * distance), -self.offset[:, None] * (distance > 0)  # [G, M]
+
+
+class DecayOfHeads(DistanceDecay):
+    """A rate and an offset a head. The heads begin with rates from ``fastest`` to ``slowest``, geometrically: some for
+    the neighbours, some for far away.
+
+    ln r is what is learned: it keeps r above 0, and steps of Adam's size change r by a share of it. (Changed by the
+    step itself, a rate of 1e-4 is 0.1 after a hundred steps.)
+
+    constant b > 0: what the scores of a head with r = 1 begin with (``qk_bias``), others with 2b·r/(1 + r). Such
+    a head, whose c begins at −b·r/(1 + r) − 6, looks at the token before and at little else: b/(1 + r·d) falls
+    fast, and −c makes up for what d = 1 loses against d = 0.
+    """
+
+    def __init__(self, num_heads: int, fastest: float, slowest: float, constant: float = 0.0) -> None:
+        NoPosition.__init__(self)
+        share = torch.arange(num_heads) / max(num_heads - 1, 1)  # 0 … 1
+        rates = fastest * (slowest / fastest) ** share
+        part = rates / (1 + rates)
+        self.constants = 2 * constant * part  # [H]
+        self.log_rate = nn.Parameter(rates.log())
+        self.offset = nn.Parameter(-self.constants * part - 12 * part if constant else torch.ones(num_heads))
+
+    def rates(self) -> Tensor:
+        return self.log_rate.exp()
 
 
 class Alibi(NoPosition):
@@ -105,9 +130,9 @@ def make_position(architecture: Architecture) -> NoPosition:
     """The position module of one layer's attention."""
     a = architecture
     if a.position == "distance_decay":
-        return DistanceDecay(1)
+        return DistanceDecay()
     if a.position == "distance_decay_heads":
-        return DistanceDecay(a.num_heads, a.fastest_decay, a.slowest_decay)
+        return DecayOfHeads(a.num_heads, a.fastest_decay, a.slowest_decay, 50.0 if a.qk_bias else 0.0)
     if a.position == "alibi":
         return Alibi(a.num_heads)
     return Rope() if a.position == "rope" else NoPosition()

@@ -13,9 +13,9 @@ from congling.model.affine import Affine, ScaledLinear
 from congling.model.attend import DocumentMask
 from congling.model.attention import Attention, LayerCache
 from congling.model.config import Architecture
-from congling.model.functional import compute_dtype, relu_squared, rms_norm
+from congling.model.functional import compute_dtype, dropout, relu_squared, rms_norm
 from congling.model.initialise import initialise
-from congling.model.loss import IGNORE, LinearCrossEntropy
+from congling.model.loss import LossSum, linear_cross_entropy
 from congling.model.positions import make_input_position
 
 
@@ -60,7 +60,9 @@ class Layer(nn.Module):
         self.attention_norm = RmsNorm(architecture.dim) if pre else None
         self.feed_forward_norm = RmsNorm(architecture.dim) if pre else None
         self.norm = None if pre else RmsNorm(architecture.dim)
-        self.dropout = nn.Dropout(architecture.dropout)
+        self._dropped = architecture.dropout
+        # The seed drops out twice around attention (SEED §3.5), which is the same as once with the product of both.
+        self._dropped_twice = 1 - (1 - architecture.dropout) ** 2
 
     def forward(
         self, x: Tensor, documents: DocumentMask | None, cache: LayerCache | None, first_values: Tensor | None
@@ -68,12 +70,14 @@ class Layer(nn.Module):
         """x: [B, T, D] -> the same, and the values of this layer's attention."""
         dtype = compute_dtype(x)  # the residual stream stays float32; its branches are cast once
         y = (x if self.attention_norm is None else self.attention_norm(x)).to(dtype)
-        # The seed drops out twice around attention (SEED §3.5); elsewhere dropout is 0 and this costs nothing.
         attended, values = self.attention(y, documents, cache, first_values)
-        x = x + self.dropout(self.dropout(attended))
+        x = x + self._dropout(attended, self._dropped_twice)
         y = (x if self.feed_forward_norm is None else self.feed_forward_norm(x)).to(dtype)
-        x = x + self.dropout(self.feed_forward(y))
+        x = x + self._dropout(self.feed_forward(y), self._dropped)
         return (x if self.norm is None else self.norm(x)), values
+
+    def _dropout(self, x: Tensor, share: float) -> Tensor:
+        return dropout(x, share) if self.training and share else x
 
 
 @dataclass
@@ -102,6 +106,8 @@ class Transformer(nn.Module):
         self.norm = RmsNorm(a.dim) if a.norm == "pre" else None
         self.head = None if a.tie_embeddings else nn.Parameter(torch.empty(a.vocab_size, a.dim))
         self.head_affine = Affine() if a.affine else None
+        if self.head_affine is not None:  # shifts all logits alike: no loss sees it, so it is never trained
+            self.head_affine.bias.requires_grad_(False)
         if seed is not None:
             initialise(self, seed)
 
@@ -132,18 +138,13 @@ class Transformer(nn.Module):
         cap = self.architecture.logit_softcap
         return cap * torch.tanh(z / cap) if cap else z
 
-    def loss(self, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, int]:
-        """(sum of nats over the targets that are not IGNORE, their number); ids and targets: [B, T]."""
+    def loss(self, ids: Tensor, targets: Tensor, documents: Tensor | None = None, z_loss: float = 0.0) -> LossSum:
+        """Sums over the targets that are not IGNORE; ids and targets: [B, T]."""
         hidden = self(ids, documents=documents).flatten(0, 1)  # [B·T, D]
-        targets = targets.flatten()
-        learned = targets != IGNORE
-        count = int(learned.sum())
-        if count < len(targets):  # the head sees only rows that count: half of the time of a tuning step
-            hidden, targets = hidden[learned], targets[learned]
-        if self.head_affine is not None:  # its bias shifts all logits alike: no loss sees it
+        if self.head_affine is not None:  # without its bias
             hidden = hidden * (100 * self.head_affine.value)
-        total = LinearCrossEntropy.apply(hidden, self._head_matrix(), targets, self.architecture.logit_softcap)
-        return total, count
+        softcap = self.architecture.logit_softcap
+        return linear_cross_entropy(hidden, self._head_matrix(), targets.flatten(), softcap, z_loss)
 
     def _head_matrix(self) -> Tensor:
         return self.embedding if self.head is None else self.head
@@ -170,7 +171,10 @@ def _document_mask(documents: Tensor, cache: Cache | None) -> DocumentMask:
     return DocumentMask(documents, seen)
 
 
-_SCALARS = (".value", ".bias", ".rate", ".offset", "norm.weight", ".value_mix", ".talking_before", ".talking_after")
+_SCALARS = (
+    ".value", ".bias", "_bias", ".rate", ".log_rate", ".offset", "norm.weight", ".value_mix", ".talking_before",
+    ".talking_after",
+)  # fmt: skip
 
 
 def _role(name: str) -> str:

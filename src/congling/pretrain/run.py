@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from congling.artifact import Stage
 from congling.corpus.tokens import TokenDataset
 from congling.evaluate.bits import windows
@@ -17,31 +15,44 @@ from congling.reporter import Metrics, Reporter, human
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.train.checkpoint import Checkpoints
 from congling.train.data import TokenWindows
+from congling.train.distributed import World
 from congling.train.loop import Job, Trainer
 
 
-def run(stage: Stage, reporter: Reporter, model_config: ModelConfig, config: PretrainConfig) -> dict[str, Any]:
-    """Trains a model from nothing on the tokens of the tokenize stage; leaves a model folder and its checkpoints."""
+def run(
+    stage: Stage, reporter: Reporter, model_config: ModelConfig, config: PretrainConfig, world: World | None = None
+) -> dict[str, Any]:
+    """Trains a model from nothing on the tokens of the tokenize stage; leaves a model folder and its checkpoints.
+
+    world: the processes that train it together; None: this one.
+    """
     tokens = stage.inputs["tokenize"]
     tokenizer = Tokenizer.load(tokens / VOCABULARY)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Transformer(model_config.resolve(tokenizer.vocab_size), stage.seed).to(device)
+    world = world or World.start()
+    model = Transformer(model_config.resolve(tokenizer.vocab_size), stage.seed).to(world.device)
     longest, end_id = config.lengths[-1], tokenizer.end_id if config.documents == "separate" else None
-    source = TokenWindows(TokenDataset(tokens, "train"), longest, stage.seed, end_id)
+    source = TokenWindows(TokenDataset(tokens, "train"), longest, stage.seed, end_id, tokenizer.vocab_size)
     held_out = TokenDataset(tokens, "valid")
+    held_out.check_ids(tokenizer.vocab_size)
     windows(held_out, longest, config.valid_tokens, end_id)  # too few tokens: said now, not after hours
     writer = Model(model, tokenizer)
     sampling = SampleConfig(temperature=0.8, max_tokens=config.sample_tokens, seed=stage.seed)
     epochs = config.tokens / source.epoch_tokens
     size = human(sum(p.numel() for p in model.parameters()))
-    reporter.line(
-        f"pretrain: {size} parameters on {device}, {epochs:.2f} epochs of {human(source.epoch_tokens)} tokens"
-    )
+    where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
+    reporter.line(f"pretrain: {size} parameters on {where}, {epochs:.2f} epochs of {human(source.epoch_tokens)} tokens")
     job = Job(
         model=model,
         source=source,
         config=config,
-        checkpoints=Checkpoints(stage.path / "checkpoints", source.fingerprint, config.keep_checkpoints),
+        checkpoints=Checkpoints(
+            stage.path / "checkpoints",
+            source.fingerprint,
+            config.keep_checkpoints,
+            architecture=model.architecture,
+            vocabulary=tokens / VOCABULARY,
+            stage=stage.name,
+        ),
         reporter=reporter,
         metrics=Metrics(stage.metrics),
         token_bytes=tokenizer.token_bytes,
@@ -49,7 +60,10 @@ def run(stage: Stage, reporter: Reporter, model_config: ModelConfig, config: Pre
         sample=lambda prompt: writer.generate(prompt, sampling),
         label="pretrain",
         seed=stage.seed,
+        world=world,
     )
     summary = Trainer(job).run()
-    save_model(stage.path, model, tokens / VOCABULARY)
-    return {**summary, "epochs": epochs, "device": device}
+    weights = world.full_state(model)
+    if weights is not None:
+        save_model(stage.path, model, tokens / VOCABULARY, weights)
+    return {**summary, "epochs": epochs, "device": world.device.type}

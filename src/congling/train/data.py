@@ -2,19 +2,23 @@
 
 The token stream is cut into blocks as long as the longest sequence; a keyed permutation orders the blocks of an
 epoch. Token position p of the training lies in block p // block_len of that order, at p % block_len. A sequence of
-length L (a divisor of block_len) that begins at position p is therefore known without any state: resuming is exact
-whatever the batch, the length or the number of workers was before.
+length L (a divisor of block_len) that begins at position p, a multiple of L, is therefore known without any state:
+resuming is exact whatever the batch, the length, the ranks or the number of loader threads were before. After a live
+change of length the loop goes on at the next multiple of the new one (``align``).
 """
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from congling.artifact import hash_file
 from congling.corpus.tokens import TokenDataset
 
 
@@ -33,17 +37,80 @@ class BatchSource(Protocol):
     fingerprint: str
 
     def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
-        """The ``num_rows`` sequences that begin ``position`` tokens into the training."""
+        """The ``num_rows`` sequences that begin ``position`` tokens into the training, a multiple of ``seq_len``.
+
+        Always the same for the same arguments, and from several threads. Raises ValueError for a length that this
+        source does not have.
+        """
         ...
 
 
-class TokenWindows:
-    """Windows of a token stream, each token once an epoch. Raises ValueError when it has no whole block.
+class Request(NamedTuple):
+    """Arguments of ``BatchSource.batch``."""
 
-    end_id: attention stays within a document, of which this id is the last; None: a window is one text.
+    position: int
+    num_rows: int
+    seq_len: int
+
+
+def align(position: int, seq_len: int) -> int:
+    """The next multiple of ``seq_len``: where sequences of that length may begin."""
+    return -(-position // seq_len) * seq_len
+
+
+class Loader:
+    """Batches of ``source``, prepared ahead by ``threads``; which ones are ready changes nothing but the waiting."""
+
+    def __init__(self, source: BatchSource, threads: int, pin: bool = False) -> None:
+        """pin: put them into page-locked memory, from which a GPU copies without waiting."""
+        self._source, self._pin = source, pin
+        self._pool = ThreadPoolExecutor(threads, "congling-loader") if threads else None
+        self._ahead: dict[Request, Future[Batch]] = {}
+
+    def expect(self, requests: Sequence[Request]) -> None:
+        """Begins to prepare ``requests``, in this order; what was expected before and is not among them is dropped."""
+        if self._pool is None:
+            return
+        for request in self._ahead.keys() - set(requests):
+            self._ahead.pop(request).cancel()
+        for request in requests:
+            if request not in self._ahead:
+                self._ahead[request] = self._pool.submit(self._make, request)
+
+    def get(self, request: Request) -> Batch:
+        """The batch of ``request``."""
+        ahead = self._ahead.pop(request, None)
+        return self._make(request) if ahead is None else ahead.result()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.expect(())
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _make(self, request: Request) -> Batch:
+        batch = self._source.batch(*request)
+        if not self._pin:
+            return batch
+        documents = None if batch.documents is None else batch.documents.pin_memory()
+        return Batch(batch.ids.pin_memory(), batch.targets.pin_memory(), documents)
+
+
+class TokenWindows:
+    """Windows of a token stream, each token once an epoch.
+
+    end_id: attention stays within a document, of which this id is the last; None: a window is one text. vocab_size: ids
+    from it on belong to another vocabulary. Raises ValueError for such ids, and when there is no whole block.
     """
 
-    def __init__(self, dataset: TokenDataset, block_len: int, seed: int, end_id: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        block_len: int,
+        seed: int,
+        end_id: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
         self._dataset, self._block_len, self._seed, self._end_id = dataset, block_len, seed, end_id
         # A window needs one token more, for its last target; what no block fills is where an epoch may begin later.
         self._num_blocks, self._spare = divmod(dataset.total - 1, block_len)
@@ -52,11 +119,17 @@ class TokenWindows:
                 f"{dataset.folder}: {dataset.total} {dataset.split} tokens are too few for one sequence of "
                 f"{block_len}; clean more text, or set shorter lengths"
             )
+        if vocab_size is not None:
+            dataset.check_ids(vocab_size)
         self.epoch_tokens = self._num_blocks * block_len
-        self.fingerprint = dataset.fingerprint
+        vocabulary = dataset.folder / "vocabulary.txt"  # the same ids mean another text under another one
+        self.fingerprint = dataset.fingerprint + (f" {hash_file(vocabulary)}" if vocabulary.exists() else "")
 
     def batch(self, position: int, num_rows: int, seq_len: int) -> Batch:
         """Rows of ``seq_len``, a divisor of ``block_len``, from ``position``, a multiple of it."""
+        if seq_len < 1 or self._block_len % seq_len:
+            raise ValueError(f"the data are cut for lengths that divide {self._block_len}, the longest of lengths")
+        assert position % seq_len == 0
         windows = np.stack([self._window(position + row * seq_len, seq_len) for row in range(num_rows)])
         return windows_batch(windows, self._end_id)
 

@@ -1,0 +1,77 @@
+# ruff: noqa: E501
+"""Writes the newest stored figures of the ablation and of token efficiency between the markers of docs/training.md and
+docs/log.md.
+
+Usage: python benchmarks/training_tables.py"""
+
+from tokenizer_tables import ROOT, newest, put, table
+
+
+def _bits(row):
+    deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.4f}"
+    return f"{row['bits_per_byte']:.4f}{deviation}"
+
+
+def dials(rows, start):
+    """Rows of one kind, the best first, with what each differs from ``start``."""
+    ordered = sorted(rows.items(), key=lambda item: item[1]["bits_per_byte"])
+    return {
+        name: {
+            "bits per byte": _bits(row),
+            "against start": f"{row['bits_per_byte'] - start['bits_per_byte']:+.4f}",
+            "seeds": row["seeds"],
+            "tokens, k": f"{row['tokens'] / 1e3:.0f}",
+            "parameters, M": f"{row['parameters'] / 1e6:.2f}",
+            "tokens a processor second": f"{row['tokens_per_processor_second']:,}",
+        }
+        for name, row in ordered
+    }
+
+
+def ablation(result):
+    f = result["figures"]
+    m, rows, start = f["model"], f["rows"], f["rows"]["dials"]["start"]
+    text = {domain: f"{part['train']['bytes'] / 1e6:.1f} MB" for domain, part in f["text"].items()}
+    seen = ", ".join(f"{domain} {size}" for domain, size in text.items())
+    parts = [
+        f"{result['date'][:10]}. **Scaled down**: {m['num_layers']} layers of width {m['dim']}, {m['num_heads']} heads of {m['head_dim']}, feed-forward "
+        f"{m['ffn_dim']}, {f['vocabulary']:,} ids ({start['parameters'] / 1e6:.2f} M parameters, the proportions of the 0.18 B presets), lengths "
+        f"{', '.join(map(str, f['loop']['lengths']))}, steps of {f['loop']['batch_tokens']:,} tokens, Muon, rate {start['lr']:g} with cosine decay, "
+        f"{start['flops'] / 1e12:.1f} TFLOP each ({start['tokens'] / 1e3:.0f} k tokens of the start; the others as many as the same FLOPs allow). Text: {seen}; "
+        "no token twice. Held-out bits per byte, mean ± standard deviation over the seeds. Each dial changed alone:",
+        table("dial", dials(rows["dials"], start)),
+    ]
+    if "combined" in rows:
+        parts += ["Together:", table("dials", dials(rows["combined"], start))]
+    parts += ["Learning rates tried (one seed):", table("recipe, rate", dials(rows["sweep"], start))]
+    return "\n\n".join(parts + [f"*{remark}*" for remark in result.get("remarks", [])])
+
+
+def efficiency(result):
+    f = result["figures"]
+    rows = {
+        f"{recipe}, {float(share):g} of the compute": {
+            "bits per byte": _bits(row),
+            "seeds": row["seeds"],
+            "tokens, k": f"{row['tokens'] / 1e3:.0f}",
+            "TFLOP": f"{row['flops'] / 1e12:.1f}",
+            "and Muon's own": f"{row['muon_flops'] / 1e12:.1f}",
+        }
+        for recipe, curve in f["curves"].items()
+        for share, row in curve.items()
+    }
+    needed = f["share_of_the_seeds_compute_to_reach_its_final_bits_per_byte"]
+    parts = [
+        "Each point is a whole training with its own schedule, in the small model above:",
+        table("recipe", rows),
+        "Share of the seed's compute that reaches its final bits per byte: "
+        + "; ".join(f"{name} {share}" for name, share in needed.items())
+        + ".",
+    ]
+    return "\n\n".join(parts + [f"*{remark}*" for remark in result.get("remarks", [])])
+
+
+if __name__ == "__main__":
+    dial_table, curves = ablation(newest("ablation")), efficiency(newest("token-efficiency"))
+    put(ROOT / "docs" / "log.md", dial_table, "ablation")
+    put(ROOT / "docs" / "training.md", f"{dial_table}\n\n{curves}", "ablation")
