@@ -1,8 +1,12 @@
 import pytest
 import torch
 
+from congling.model.config import PRESETS, ModelConfig
+from congling.model.transformer import Transformer
 from congling.train.config import LoopConfig
+from congling.train.distributed import World
 from congling.train.optimizers import Optimizer, orthogonalise
+from congling.train.shares import DECAYED_ROLES, GROUPS, MUON_ROLES, check_role, deal, group_of, make_shares
 from train.tiny_job import tiny_model
 
 
@@ -80,6 +84,126 @@ def test_embedding_and_head_never_reach_muon(tied):
     state = optimizer.state()
     assert "muon.embedding" not in state
     assert "adam.embedding/exp_avg" in state
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("position", ["distance_decay_heads", "learned"])
+def test_every_parameter_has_one_place(preset, tied, position):
+    architecture = ModelConfig(
+        preset=preset, tie_embeddings=tied, value_residual=True, position=position, max_len=9 * (position == "learned")
+    ).resolve(64)
+    with torch.device("meta"):
+        model = Transformer(architecture, seed=None)
+    shares = make_shares(model, World())
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {p for p, _ in model.named_parameters()} - trained <= {"head_affine.bias"}  # no loss sees it
+    assert sorted(share.name for share in shares) == sorted(trained)
+    muon = {share.name for share in shares if share.role in MUON_ROLES}
+    layers = {n for n, p in model.named_parameters() if n.startswith("layers.") and p.dim() == 2 and "talking" not in n}
+    assert muon == layers
+    decayed = {share.name for share in shares if share.role in DECAYED_ROLES}
+    assert decayed == muon | {n for n in trained if n in ("embedding", "head", "input_position.weight")}
+    assert {share.group for share in shares} <= set(GROUPS)
+    if tied:
+        assert model._head_matrix() is model.embedding
+
+
+def test_unknown_parameters_are_not_guessed(monkeypatch):
+    model = tiny_model()
+    model.layers[0].extra = torch.nn.Parameter(torch.zeros(16, 16))
+    with pytest.raises(AssertionError, match=r"layers\.0\.extra has no role"):
+        Optimizer(model, LoopConfig(), torch.float32)
+    roles = {**tiny_model().parameter_roles(), "layers.0.extra": "banana"}
+    monkeypatch.setattr(model, "parameter_roles", lambda: roles)
+    with pytest.raises(ValueError, match=r"parameter layers\.0\.extra \[16, 16\]: its role is 'banana', not one of"):
+        Optimizer(model, LoopConfig(), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("role", "shape", "problem"),
+    [
+        (None, (4, 4), "its role is None"),
+        ("scalar", (4, 4), "for vectors"),
+        ("matrix", (4,), "for matrices"),
+        ("heads", (12, 4), "a multiple of 8 rows"),
+    ],
+)
+def test_roles_that_do_not_fit_are_refused(role, shape, problem):
+    with pytest.raises(ValueError, match=problem):
+        check_role("layers.0.new", role, shape, head_dim=8)
+
+
+def test_work_is_dealt_evenly():
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(preset="jerry-0.18b").resolve(65_536), seed=None)
+    costs = [share.parameter.numel() for share in make_shares(model, World()) if share.role in MUON_ROLES]
+    owners = deal(costs, 8)
+    loads = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(8)]
+    assert max(loads) == min(loads) == sum(costs) / 8
+    assert deal([5, 1, 1, 1, 1, 1], 2) == [0, 1, 1, 1, 1, 1]
+    shares = [make_shares(model, World(rank, 8)) for rank in range(8)]
+    for parts in zip(*shares, strict=True):
+        rows = sum(len(part.weight) for part in parts)
+        assert rows == len(parts[0].parameter) * (8 if parts[0].replicated else 1)
+
+
+def test_norms_by_group():
+    model = tiny_model(tie_embeddings=False)
+    optimizer = Optimizer(model, LoopConfig(muon_step=1), torch.float32)
+    roles = model.parameter_roles()
+    for step in range(2):
+        set_gradients(model, step)
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        before, found = values(model), optimizer.grad_norms()
+        assert found == pytest.approx(by_group(gradients, roles), rel=1e-5)
+        optimizer.scale_gradients(0.5)
+        assert torch.equal(model.embedding.grad, gradients["embedding"] / 2)
+        updates = optimizer.step(step, 1e-2, measure=True)
+        changes = {n: after - before[n] for n, after in values(model).items()}
+        assert updates == pytest.approx(by_group(changes, roles), rel=1e-4)
+        assert optimizer.step(step, 1e-2) == {}
+        assert all(p.grad is None for p in model.parameters())
+
+
+def by_group(tensors, roles):
+    squares = dict.fromkeys(GROUPS, 0.0)
+    for name, tensor in tensors.items():
+        squares[group_of(name, roles[name])] += float(tensor.square().sum())
+    return {group: square**0.5 for group, square in squares.items()}
+
+
+def test_momentum_begins_as_the_mean_that_adamw_had():
+    model = tiny_model()
+    optimizer = Optimizer(model, LoopConfig(muon_step=3, muon_momentum=0.95), torch.float32)
+    run(model, optimizer, 3)
+    name = optimizer.muon_names(3)[0]
+    average = optimizer.state()[f"adam.{name}/exp_avg"].clone()
+    set_gradients(model, 3)
+    gradient = model.get_parameter(name).grad.clone()
+    optimizer.step(3, 1e-2)
+    torch.testing.assert_close(optimizer.state()[f"muon.{name}"], average.lerp(gradient, 0.05))
+
+
+def test_state_of_another_model_is_refused():
+    optimizer = Optimizer(tiny_model(), LoopConfig(muon_step=0), torch.float32)
+    with pytest.raises(ValueError, match=r"another model: adam\.head/exp_avg has no place here"):
+        optimizer.load_state({"adam.head/exp_avg": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"adam\.embedding/exp_avg is \[3\], here \[48, 16\]"):
+        optimizer.load_state({"adam.embedding/exp_avg": torch.zeros(3)})
+
+
+def test_loading_leaves_nothing_of_before():
+    """A rewind to before Muon took over."""
+    model = tiny_model()
+    optimizer = Optimizer(model, LoopConfig(muon_step=2), torch.float32)
+    run(model, optimizer, 2)
+    early = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    run(model, optimizer, 2, first=2)
+    optimizer.load_state(early)
+    found = optimizer.state()
+    assert found.keys() == early.keys()
+    assert all(torch.equal(tensor, early[name]) for name, tensor in found.items())
 
 
 def test_muon_takes_over_at_its_step():

@@ -1,6 +1,6 @@
 """Section ``[probe]``."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -30,6 +30,8 @@ class ProbeConfig(LoopConfig):
     lr_final: float = option(0.0, "learning rate at the end", ge=0)
     warmup_steps: int = option(50, "steps of the S-curve up to the peak", ge=0)
     muon_step: int | None = option(0, "step at which Muon takes over the matrices; none: never", ge=0)
+    # Near zero a loss has a long tail: the steps that a guard would leave out are those that have something to teach.
+    guard: Literal["off", "skip", "rewind"] = option("off", "what is done about a step far above those before it")
     valid_tokens: int = option(13_000, "held-out tokens of a validation", gt=0, affects_result=False)
     sample_prompts: tuple[str, ...] = option((), "no samples are written", max_length=0, affects_result=False)
 
