@@ -1,13 +1,22 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from congling.reporter import read_metrics
+from congling import pipeline
+from congling.config import ConfigError, load
+from congling.model.folder import load_model
+from congling.recipe import Recipe
+from congling.reporter import Reporter, read_metrics
 from congling.train.distributed import RankLost, World, row_chunks
 from congling.train.stops import Interrupted
+from tiny import make_raw, overrides
 from train.ranks import (
     MODELS,
     STEPS,
@@ -172,3 +181,40 @@ def test_row_chunks():
     assert row_chunks(7, 3) == ((0, 3), (3, 6), (6, 7))
     assert row_chunks(2, 4) == ((0, 1), (1, 2), (2, 2), (2, 2))
     assert row_chunks(8, 1) == ((0, 8),)
+
+
+def torchrun(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CONGLING_RESTARTED": "1"}  # allocator: not worth a restart
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "congling"]
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_under_torchrun(tmp_path):
+    """Rank 0 alone prints, keeps the folder and writes; the model is the one that a single process would leave."""
+    settings = overrides(make_raw(tmp_path / "raw"), tmp_path / "runs")
+    recipe = load(Recipe, None, [*settings, "pretrain.precision=fp32", "pretrain.strategy=fsdp"], "pretrain")
+    for name in ("clean", "tokenizer", "tokenize"):
+        pipeline.run_stage(recipe, name, Reporter(quiet=True))
+    keys = [*settings, "pretrain.precision=fp32", "pretrain.strategy=fsdp"]
+    done = torchrun("pretrain", *keys)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "tiny" / "pretrain"
+    assert done.stdout == f"{folder}\n"
+    assert done.stderr.count("pretrain: begins in") == done.stderr.count("pretrain: done in") == 1
+    rows = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "train"]
+    assert rows == sorted(set(rows))
+    together_made = load_model(folder)
+    alone = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": str(tmp_path / "alone")})})
+    shutil.copytree(tmp_path / "runs", tmp_path / "alone", ignore=shutil.ignore_patterns("pretrain"))
+    pipeline.run_stage(alone, "pretrain", Reporter(quiet=True))
+    for name, weight in load_model(tmp_path / "alone" / "tiny" / "pretrain").named_parameters():
+        torch.testing.assert_close(weight, together_made.get_parameter(name), rtol=1e-3, atol=1e-3)
+
+
+def test_what_several_processes_cannot_do_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = load(Recipe, None, [f"run.dir={tmp_path}", f'clean.input=["{tmp_path}"]'], None)
+    with pytest.raises(ConfigError, match="congling tokenizer under torchrun: only pretrain and sft run on several"):
+        pipeline.run_stage(recipe, "tokenizer", Reporter(quiet=True))
+    with pytest.raises(ConfigError, match="congling run under torchrun: give one command there"):
+        pipeline.run_all(recipe, Reporter(quiet=True))

@@ -47,6 +47,15 @@ def test_spikes_of_loss_and_norm():
     assert found.judge(0.5, 0.01) == "ok"  # low is never a spike
 
 
+def test_near_zero_nothing_small_is_a_spike():
+    found = guard()
+    for _ in range(8):
+        assert found.judge(0.001, 0.01) == "ok"
+    assert found.judge(0.05, 0.9) == "ok"  # below a tenth of a nat, and not clipped
+    assert found.judge(0.2, 0.01) == "skip"
+    assert found.judge(0.001, 1.5) == "skip"
+
+
 def test_wide_losses_widen_the_limit():
     found = guard()
     for step in range(8):

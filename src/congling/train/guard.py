@@ -17,6 +17,8 @@ _SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal d
 # above the median is a spike, and a norm nine times the median: norms are heavy-tailed, clipped, and recover by
 # themselves (three times the median skipped 1 % of the steps of a sound run for nothing: benchmarks/spikes.py).
 _LEAST = {"loss": 0.01, "norm": 1.0}
+# Nats above the median that are no spike: near zero a loss is heavy-tailed (0.001 with now and then 0.05).
+_CALM = 0.1
 
 
 class Guard:
@@ -24,8 +26,9 @@ class Guard:
 
     A loss or norm that is no number is skipped in any mode. A spike is a value more than guard_deviations times
     max(1.4826·MAD, a share of the median) above the median of ``guard_window`` accepted steps; before so many have been
-    seen there is none (the warm-up). After ``guard_patience`` spikes in a row it is no bad batch: ``rewind`` goes back,
-    if there is a checkpoint to go to, and ``skip`` takes the new level as normal.
+    seen there is none (the warm-up). A tenth of a nat is never one, nor a norm that is not even clipped. After
+    ``guard_patience`` spikes in a row it is no bad batch: ``rewind`` goes back, if there is a checkpoint to go to, and
+    ``skip`` takes the new level as normal.
     """
 
     def __init__(self, config: LoopConfig) -> None:
@@ -72,6 +75,7 @@ class Guard:
             middle = median(seen)
             spread = max(_SIGMA * median(abs(x - middle) for x in seen), _LEAST[name] * middle)
             limit = middle + self._config.guard_deviations * spread
+            limit = max(limit, middle + _CALM if name == "loss" else self._config.grad_clip)
             if value > limit:
                 full = "loss" if name == "loss" else "gradient norm"
                 return f"{full} {value:.4g} is above {limit:.4g}; the median of {len(seen)} steps is {middle:.4g}"
