@@ -59,7 +59,7 @@ def runs(kind, seeds=SEEDS):
         for name, model, loop, rates in (
             ("start, Muon", START, {}, (6e-3, 1.2e-2, 2.4e-2)),
             ("jerry, Muon", JERRY, {}, (3e-4, 1e-3, 2e-3)),
-            ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (3e-4, 1e-3, 2e-3)),
+            ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (3e-4, 6e-4, 1e-3)),
         ):
             for lr in rates:
                 yield Run(kind, f"{name}, {lr:g}", 1, flops, model, {**loop, "lr": lr})

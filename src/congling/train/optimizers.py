@@ -10,10 +10,9 @@ from torch import Tensor
 from congling.model.transformer import Transformer
 from congling.train.config import LoopConfig
 from congling.train.distributed import World
+from congling.train.newton_schulz import orthogonalise
 from congling.train.shares import DECAYED_ROLES, GROUPS, MUON_ROLES, Share, make_shares
 
-# Quintic Newton–Schulz coefficients that reach singular values near 1 in five steps (Jordan et al. 2024).
-_NEWTON_SCHULZ, _NS_STEPS = (3.4445, -4.7750, 2.0315), 5
 _AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
@@ -249,18 +248,3 @@ class Optimizer:
 def _numel(share: Share, rank: int) -> int:
     start, stop = share.rows[rank]
     return (stop - start) * share.parameter.shape[1]
-
-
-def orthogonalise(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly (singular values 0.7–1.2), of a batch [N, rows, columns].
-
-    Newton–Schulz: X ← aX + (bA + cA²)X with A = XXᵀ, from X/‖X‖ (Jordan et al. 2024), in ``dtype``.
-    """
-    a, b, c = _NEWTON_SCHULZ
-    tall = x.shape[-2] > x.shape[-1]
-    y = x.mT if tall else x
-    y = (y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
-    for _ in range(_NS_STEPS):
-        gram = y @ y.mT
-        y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
-    return (y.mT if tall else y).float()
