@@ -55,7 +55,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        scale = _inverse_rms(x)  # [..., 1]
+        scale = _inverse_rms(x).to(x.dtype)  # [..., 1]
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 

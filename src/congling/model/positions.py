@@ -51,19 +51,24 @@ class DecayOfHeads(DistanceDecay):
     ln r is what is learned: it keeps r above 0, and steps of Adam's size change r by a share of it. (Changed by the
     step itself, a rate of 1e-4 is 0.1 after a hundred steps.)
 
+    offset: what c begins with. Far below 0, a head has to look for what it wants elsewhere than at its own place, at
+    whatever distance: a head that finds a symbol again does not find itself.
+
     constant b > 0: what the scores of a head with r = 1 begin with (``qk_bias``), others with 2b·r/(1 + r). Such
-    a head, whose c begins at −b·r/(1 + r) − 6, looks at the token before and at little else: b/(1 + r·d) falls
+    a head, whose c begins lower by b·r/(1 + r) + 6, looks at the token before and at little else: b/(1 + r·d) falls
     fast, and −c makes up for what d = 1 loses against d = 0.
     """
 
-    def __init__(self, num_heads: int, fastest: float, slowest: float, constant: float = 0.0) -> None:
+    def __init__(
+        self, num_heads: int, fastest: float, slowest: float, constant: float = 0.0, offset: float = 1.0
+    ) -> None:
         NoPosition.__init__(self)
         share = torch.arange(num_heads) / max(num_heads - 1, 1)  # 0 … 1
         rates = fastest * (slowest / fastest) ** share
         part = rates / (1 + rates)
         self.constants = 2 * constant * part  # [H]
         self.log_rate = nn.Parameter(rates.log())
-        self.offset = nn.Parameter(-self.constants * part - 12 * part if constant else torch.ones(num_heads))
+        self.offset = nn.Parameter(offset - (self.constants * part + 12 * part if constant else 0 * part))
 
     def rates(self) -> Tensor:
         return self.log_rate.exp()
@@ -132,7 +137,8 @@ def make_position(architecture: Architecture) -> NoPosition:
     if a.position == "distance_decay":
         return DistanceDecay()
     if a.position == "distance_decay_heads":
-        return DecayOfHeads(a.num_heads, a.fastest_decay, a.slowest_decay, 50.0 if a.qk_bias else 0.0)
+        constant = 50.0 if a.qk_bias else 0.0
+        return DecayOfHeads(a.num_heads, a.fastest_decay, a.slowest_decay, constant, a.first_offset)
     if a.position == "alibi":
         return Alibi(a.num_heads)
     return Rope() if a.position == "rope" else NoPosition()

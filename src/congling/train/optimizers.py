@@ -136,8 +136,7 @@ class Optimizer:
             torch._foreach_add_([share.weight for share in members], found, alpha=-lr * self._scale(members[0]))
 
     def _momentum_of(self, share: Share) -> Tensor:
-        """Zero at the start; where AdamW had the matrix before, its first average: the same mean of gradients, so that
-        the first updates of Muon do not orthogonalise the noise of single batches."""
+        """Zero at the start; where AdamW had the matrix before, its first average, a mean of gradients too."""
         if share.name not in self._momentum:
             averages = self._adam.state.pop(share.weight, None)
             self._momentum[share.name] = averages["exp_avg"] if averages else torch.zeros_like(share.weight)
