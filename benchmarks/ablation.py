@@ -35,7 +35,7 @@ DIALS = {
     "z-loss 1e-4": {},
     "tied head": {"tie_embeddings": True},
     "talking heads": {"talking_heads": True},
-    "affine scalars": {"affine": True},
+    "affine scalars, rate 2e-3": {"affine": True},
     "8 heads of 32": {"num_heads": 8, "head_dim": 32},
     "2 heads of 128": {"num_heads": 2, "head_dim": 128},
     "inner width 128, feed-forward 512": {"num_heads": 2, "head_dim": 64, "ffn_dim": 512},
@@ -44,9 +44,27 @@ DIALS = {
     "no positions": {"position": "none"},
     "jerry": JERRY,
 }
-LOOPS = {"z-loss 1e-4": {"z_loss": 1e-4}}
-COMBINED = {}
-LR, JERRY_LR, JERRY_ADAM_LR = 1.2e-2, 1e-3, 1e-3
+_RELU = {**_VALUES, "feed_forward": "relu_relu"}
+LONGER = {  # what may be an effect of short trainings: 2.5 times the compute
+    "value residual": _VALUES,
+    "value residual, ReLU, ReLU after": _RELU,
+    "value residual, SwiGLU": {**_VALUES, "feed_forward": "swiglu", "ffn_dim": 170},
+    "value residual, tied head": {**_VALUES, "tie_embeddings": True},
+    "value residual, ReLU, ReLU after, tied head": {**_RELU, "tie_embeddings": True},
+}
+LOOPS = {"z-loss 1e-4": {"z_loss": 1e-4}, "affine scalars, rate 2e-3": {"lr": 2e-3}}
+_VALUES = {"value_residual": True}
+COMBINED = {
+    "value residual, tied head": {**_VALUES, "tie_embeddings": True},
+    "value residual, no QK norm": {**_VALUES, "qk_norm": False},
+    "value residual, ReLU, ReLU after": {**_VALUES, "feed_forward": "relu_relu"},
+    "value residual, SwiGLU": {**_VALUES, "feed_forward": "swiglu", "ffn_dim": 170},
+    "value residual, rates 1 … 0.001": {**_VALUES, "fastest_decay": 1.0, "slowest_decay": 1e-3},
+    "value residual, talking heads": {**_VALUES, "talking_heads": True},
+    "value residual, 2 heads of 128": {**_VALUES, "num_heads": 2, "head_dim": 128},
+    "value residual, 2 heads of 128, no QK norm": {**_VALUES, "num_heads": 2, "head_dim": 128, "qk_norm": False},
+}
+LR, JERRY_LR, JERRY_ADAM_LR = 1.2e-2, 1e-3, 3e-4
 SEEDS = (1, 2, 3)
 TOKENS = 400_000  # of START; the others get as many as the same FLOPs allow
 BASE, BASE_LR = START, LR
@@ -59,11 +77,12 @@ def runs(kind, seeds=SEEDS):
         for name, model, loop, rates in (
             ("start, Muon", START, {}, (6e-3, 1.2e-2, 2.4e-2)),
             ("jerry, Muon", JERRY, {}, (3e-4, 1e-3, 2e-3)),
-            ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (3e-4, 6e-4, 1e-3)),
+            ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (1.5e-4, 3e-4, 6e-4, 1e-3)),
         ):
             for lr in rates:
                 yield Run(kind, f"{name}, {lr:g}", 1, flops, model, {**loop, "lr": lr})
-    named = {"dials": DIALS, "combined": COMBINED}.get(kind, {})
+    flops *= 2.5 if kind == "longer" else 1
+    named = {"dials": DIALS, "combined": COMBINED, "longer": LONGER}.get(kind, {})
     for seed in seeds:
         for name, dials in named.items():
             loop = {"lr": JERRY_LR if name == "jerry" else LR, **LOOPS.get(name, {})}
@@ -96,7 +115,7 @@ def main():
     if kinds == ["store"]:
         setting = {"model": SMALL, "start": START, "vocabulary": VOCAB_SIZE, "loop": LOOP}
         setting["text"] = mix(f"{work}/tokens")
-        found = [row for row in rows(work) if row["kind"] in ("sweep", "dials", "combined")]
+        found = [row for row in rows(work) if row["kind"] in ("sweep", "dials", "combined", "longer")]
         store("ablation", {**setting, "rows": summary(found)})
         return
     for word in kinds:

@@ -11,13 +11,17 @@ from pathlib import Path
 from statistics import mean
 
 from common import store
+from congling.evaluate.probes import Symbols, extrapolation
+from congling.model.folder import load_model
+from congling.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 POSITIONS = {
     "distance_decay_heads": "decay (ours)", "rope": "RoPE", "alibi": "ALiBi", "none": "NoPE",
     "sinusoidal": "sinusoidal", "learned": "learned",
 }  # fmt: skip
-LENGTHS = (64, 128, 256, 512, 1024)
+LENGTHS, SEQUENCES = (64, 128, 256, 512, 1024), 64
+KINDS = ("exact", "symbols")
 # Learned positions need a row for every place of the longest probe; those beyond training keep their starting values.
 EXTRA = {"learned": ["model.max_len=4096"]}
 COLOURS = ("#c0392b", "#2471a3", "#b7950b", "#1e8449", "#7d3c98", "#616a6b")
@@ -31,34 +35,54 @@ def train(folder, task, position, seed):
     command = [sys.executable, "-m", "congling", "probe", "recipes/probe.toml", *settings]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     manifest = json.loads((folder / name / "probe" / "manifest.json").read_text())
-    return {"probes": manifest["summary"]["probes"], "loss": manifest["summary"]["loss"],
-            "seconds": round(manifest["seconds"])}  # fmt: skip
+    return {
+        "scaled": manifest["summary"]["probes"], "plain": plain(folder / name / "probe", task),
+        "loss": manifest["summary"]["loss"], "seconds": round(manifest["seconds"]),
+    }  # fmt: skip
+
+
+def plain(folder, task):
+    """The same model without the factor ln(keys)/ln(130) on its scores."""
+    file = folder / "plain.json"
+    if not file.exists():
+        model, tokenizer = load_model(folder), Tokenizer.load(folder)
+        for layer in model.layers:
+            layer.attention.position.log_scale_from = 0
+        symbols = Symbols.of(tokenizer, max(LENGTHS))
+        found = extrapolation(model, task, LENGTHS, SEQUENCES, symbols)
+        file.write_text(json.dumps({str(n): score._asdict() for n, score in found.items()}))
+    return json.loads(file.read_text())
+
+
+def averages(runs, how, kind):
+    return {str(n): round(mean(r[how][str(n)][kind] for r in runs), 5) for n in LENGTHS}
 
 
 def collect(folder, tasks, positions, seeds):
-    """{task: {position: {exact, symbols: {length: mean over seeds}, loss, seconds}}}"""
+    """{task: {position: {scaled and plain: {exact, symbols: {length: mean over seeds}}, loss, seconds}}}"""
     table = {}
     for task in tasks:
         for position in positions:
             runs = [train(folder, task, position, seed) for seed in seeds]
             table.setdefault(task, {})[position] = {
-                **{
-                    kind: {str(n): round(mean(r["probes"][str(n)][kind] for r in runs), 4) for n in LENGTHS}
-                    for kind in ("exact", "symbols")
-                },
-                "exact_of_each_seed_at_1024": [round(r["probes"]["1024"]["exact"], 4) for r in runs],
+                **{how: {kind: averages(runs, how, kind) for kind in KINDS} for how in ("scaled", "plain")},
+                "exact_of_each_seed_at_1024": [round(r["scaled"]["1024"]["exact"], 4) for r in runs],
                 "loss": round(mean(r["loss"] for r in runs), 5),
                 "seconds": round(mean(r["seconds"] for r in runs)),
             }
-            row = table[task][position]
-            print(task, position, row["exact"], row["symbols"], flush=True)
+            print(task, position, table[task][position], flush=True)
     return table
 
 
+def best(row):
+    return max((row["scaled"], row["plain"]), key=lambda found: [sum(found[kind].values()) for kind in KINDS])
+
+
 def draw(table):
-    """Small charts beside each other, one a task and measure: share right (0–1) against length (log₂)."""
+    """Small charts beside each other, one a task and measure: share right (0–1) against length (log₂). A line is the
+    better of a method's two figures, with the factor on the scores and without, by exact sequences, then symbols."""
     wide, high, left, top = 250, 190, 44, 34
-    charts = [(task, kind) for task in table for kind in ("exact", "symbols")]
+    charts = [(task, kind) for task in table for kind in KINDS]
     parts = []
     for number, (task, kind) in enumerate(charts):
         x0, y0 = left + number * (wide + left), top
@@ -72,7 +96,7 @@ def draw(table):
         parts += [f'<text x="{x}" y="{y0 + high + 16}" class="x">{n}</text>' for x, n in zip(xs, LENGTHS, strict=True)]
         for colour, position in zip(COLOURS, POSITIONS, strict=True):
             if position in table[task]:
-                values = table[task][position][kind].values()
+                values = best(table[task][position])[kind].values()
                 points = " ".join(f"{x:.1f},{y0 + high * (1 - v):.1f}" for x, v in zip(xs, values, strict=True))
                 parts.append(f'<polyline points="{points}" stroke="{colour}"/>')
     width, base = left + len(charts) * (wide + left), top + high + 40

@@ -81,19 +81,20 @@ def training(preset):
         "tokens_per_processor_second": round(max(per_busy)),
         "peak_gflops": round(max(peaks) / 1e9),
         "share": round(median(shares), 3),
-        "update_seconds": round(update_seconds(model), 2),
+        **update(model),
     }
 
 
-def update_seconds(model):
+def update(model):
     """A whole step of the optimizer: Muon for the matrices, AdamW for the rest."""
     optimizer = Optimizer(model, LoopConfig(muon_step=0), BF16)
     found = []
     for step in range(4):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        found.append(timed(lambda step=step: optimizer.step(step, 1e-3))[0])
-    return min(found[1:])
+        found.append(timed(lambda step=step: optimizer.step(step, 1e-3)))
+    seconds, busy = (min(column) for column in zip(*found[1:], strict=True))
+    return {"update_seconds": round(seconds, 2), "update_processor_seconds": round(busy, 2)}
 
 
 def seed_like():

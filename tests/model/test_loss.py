@@ -75,6 +75,22 @@ def test_bf16_is_close_and_a_hopeless_target_stays_finite():
     assert all(g.isfinite().all() for g in torch.autograd.grad(far, (hidden, weight)))
 
 
+def test_a_small_z_loss_is_felt_in_bf16():
+    """Its factor on the probabilities is too near to 1 for bf16; summed over many, its gradient is not."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator).requires_grad_() for n in (256, 500))
+    targets = torch.randint(500, (256,), generator=generator)
+
+    def gradient(z_loss, dtype):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return torch.autograd.grad(linear_cross_entropy(hidden, weight, targets, 0.0, z_loss).objective, weight)[0]
+
+    exact = gradient(1e-4, torch.float32) - gradient(0.0, torch.float32)
+    rough = gradient(1e-4, torch.bfloat16) - gradient(0.0, torch.bfloat16)
+    assert torch.nn.functional.cosine_similarity(rough.flatten(), exact.flatten(), dim=0) > 0.7
+    assert rough.norm() > 0
+
+
 @pytest.mark.parametrize("preset", ["demo", "jerry-0.18b", "base-0.18b"])
 def test_model_loss_leaves_out_ignored_targets(preset):
     config = ModelConfig(preset=preset, dim=8, num_layers=1, num_heads=2, head_dim=4, ffn_dim=8, dropout=0.0)

@@ -6,6 +6,7 @@ attention twice as slow. Letters: B batch, H heads, Q queries, T keys (the queri
 K head width, G 1 or H.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,9 @@ def attend(
     turns autocast off, which would do the softmax in float32, at 1.3 times the time.
     """
     scale, bias = _scale_and_bias(position, q.shape[2], k.shape[2], q.shape[-1], q.device)
+    factor = _log_scale(position, q.shape[2], k.shape[2], q.device, documents)
+    if factor is not None:
+        scale, bias = scale * factor, bias * factor
     causal = _causal(q.shape[2], k.shape[2], q.device)
     bias, masked = (bias + causal, None) if talking_before is None else (bias, causal)  # spares a pass over the scores
     blocked = None if documents is None else documents.blocked
@@ -82,7 +86,7 @@ class _Attend(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        scale: Tensor,  # [G, Q, T] or [1, 1, 1]
+        scale: Tensor,  # [G, Q, T] or [1, 1, 1], or with a leading B
         bias: Tensor,  # likewise
         masked: Tensor | None,  # [Q, T] 0 or −∞, added behind the first mixing
         blocked: Tensor | None,  # [B, 1, Q, T] bool
@@ -146,6 +150,20 @@ def _scale_and_bias(
     one = torch.ones(1, 1, 1, device=device)
     scale = one if scale is None else _diagonals(scale, queries, keys)
     return scale * head_dim**-0.5, one * 0 if bias is None else _diagonals(bias, queries, keys)
+
+
+def _log_scale(
+    position: NoPosition, queries: int, keys: int, device: torch.device, documents: DocumentMask | None
+) -> Tensor | None:
+    """[B or 1, 1, Q, 1] factors on the scores where ``position.log_scale_from`` asks for them; None: no query does."""
+    if not position.log_scale_from or keys <= position.log_scale_from:
+        return None
+    if documents is None:
+        seen = torch.arange(keys - queries + 1, keys + 1, device=device)[None]
+    else:
+        seen = documents.places + 1  # [B, Q]
+    factor = seen.log() / math.log(position.log_scale_from)
+    return factor.clamp(min=1)[:, None, :, None]
 
 
 def _causal(queries: int, keys: int, device: torch.device) -> Tensor:

@@ -89,7 +89,8 @@ class Attention(nn.Module):
         """[B, H, Q, K] by the kernel for this device; a few queries behind a cache need none. Never compiled."""
         before, after = self.talking_before, self.talking_after
         with torch.autocast(q.device.type, enabled=False):
-            if q.device.type == "cuda" and q.shape[2] == k.shape[2]:
+            grows = 0 < self.position.log_scale_from < k.shape[2]  # the kernels know no factors on the scores
+            if q.device.type == "cuda" and q.shape[2] == k.shape[2] and not grows:
                 if before is None or after is None:
                     return flex_attend(q, k, v, self.position, documents)
                 if can_talk(self.position):

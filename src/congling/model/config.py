@@ -22,7 +22,9 @@ class Architecture(Config):
     position: PositionMethod = option(..., "how attention knows distances")
     fastest_decay: float = option(..., "rate that the first head begins with (distance_decay_heads)", gt=0)
     slowest_decay: float = option(..., "rate that the last head begins with", gt=0)
-    first_offset: float = option(..., "c that the heads begin with (distance_decay_heads); below 0 it favours others")
+    log_scale_from: int = option(
+        ..., "keys beyond which scores grow with ln(keys), as many as training saw; 0: off", ge=0
+    )
     max_len: int = option(..., "places that learned positions have; else of no meaning", ge=0)
     norm: NormPlacement = option(..., "RMSNorm before each part (and at the end), or one after each layer")
     qk_norm: bool = option(..., "RMS-normalise queries and keys")
@@ -45,7 +47,7 @@ _DEMO: dict[str, Any] = {
     "position": "distance_decay_heads",
     "fastest_decay": 0.1,
     "slowest_decay": 0.1,
-    "first_offset": 1.0,
+    "log_scale_from": 0,
     "max_len": 0,
     "norm": "pre",
     "qk_norm": False,
@@ -86,7 +88,7 @@ class ModelConfig(Config):
     position: PositionMethod | None = option(None, "how attention knows distances")
     fastest_decay: float | None = option(None, "rate that the first head begins with (distance_decay_heads)", gt=0)
     slowest_decay: float | None = option(None, "rate that the last head begins with; between them geometrically", gt=0)
-    first_offset: float | None = option(None, "c that the heads begin with: below 0, other places before the own one")
+    log_scale_from: int | None = option(None, "scores × ln(keys)/ln(this) where a query sees more keys; 0: off", ge=0)
     max_len: int | None = option(None, "places that learned positions have", ge=0)
     norm: NormPlacement | None = option(None, "RMSNorm before each part, or after each layer")
     qk_norm: bool | None = option(None, "RMS-normalise queries and keys")

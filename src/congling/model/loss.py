@@ -101,7 +101,8 @@ def _loss_and_gradient(
         logits = logits.to(wide)
     learned = targets != IGNORE
     place = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
-    p = torch.softmax(logits, dim=-1)
+    # 1 + 2·z_loss·ln Z is 1 in bf16: with a z-loss the softmax has to be float32 until the factor is in it.
+    p = torch.softmax(logits, dim=-1, dtype=wide if z_loss else None)
     hit = p[place]  # [N]
     nats = -hit.to(wide).clamp(min=torch.finfo(wide).tiny).log()
     log_z = logits[place].to(wide) + nats
@@ -109,9 +110,10 @@ def _loss_and_gradient(
     if not learning:
         return sums, None
     if z_loss:
-        factor = (1 + 2 * z_loss * log_z).to(p.dtype)
-        p *= factor[:, None]
+        factor = 1 + 2 * z_loss * log_z
+        p = p.mul_(factor[:, None]).to(logits.dtype)
         hit = hit * factor
+    hit = hit.to(p.dtype)
     p[place] = hit - 1  # scatter_ would take the whole chunk to float32 and back
     if softcap:
         p *= 1 - (logits / softcap).square_()

@@ -13,7 +13,15 @@ from congling.model.config import Architecture
 
 
 class NoPosition(nn.Module):
-    """No position information but the causal mask (Haviv et al. 2022, "NoPE")."""
+    """No position information but the causal mask (Haviv et al. 2022, "NoPE").
+
+    log_scale_from: all scores of a query that sees n keys, the position's part included, are multiplied by
+    ln n / ln log_scale_from where that is above 1 (0: never). What a head was sure of among so many keys it
+    stays sure of among more: the keys that it does not want outweigh it less (Su 2021; SSMax: Nakanishi 2025, who
+    learns the factor and trains with it).
+    """
+
+    log_scale_from = 0
 
     def rotate(self, x: Tensor, offset: int) -> Tensor:
         """x: [B, H, Q, K] queries or keys of positions offset, offset + 1, …"""
@@ -51,24 +59,19 @@ class DecayOfHeads(DistanceDecay):
     ln r is what is learned: it keeps r above 0, and steps of Adam's size change r by a share of it. (Changed by the
     step itself, a rate of 1e-4 is 0.1 after a hundred steps.)
 
-    offset: what c begins with. Far below 0, a head has to look for what it wants elsewhere than at its own place, at
-    whatever distance: a head that finds a symbol again does not find itself.
-
     constant b > 0: what the scores of a head with r = 1 begin with (``qk_bias``), others with 2b·r/(1 + r). Such
-    a head, whose c begins lower by b·r/(1 + r) + 6, looks at the token before and at little else: b/(1 + r·d) falls
+    a head, whose c begins at −b·r/(1 + r) − 6, looks at the token before and at little else: b/(1 + r·d) falls
     fast, and −c makes up for what d = 1 loses against d = 0.
     """
 
-    def __init__(
-        self, num_heads: int, fastest: float, slowest: float, constant: float = 0.0, offset: float = 1.0
-    ) -> None:
+    def __init__(self, num_heads: int, fastest: float, slowest: float, constant: float = 0.0) -> None:
         NoPosition.__init__(self)
         share = torch.arange(num_heads) / max(num_heads - 1, 1)  # 0 … 1
         rates = fastest * (slowest / fastest) ** share
         part = rates / (1 + rates)
         self.constants = 2 * constant * part  # [H]
         self.log_rate = nn.Parameter(rates.log())
-        self.offset = nn.Parameter(offset - (self.constants * part + 12 * part if constant else 0 * part))
+        self.offset = nn.Parameter(-self.constants * part - 12 * part if constant else torch.ones(num_heads))
 
     def rates(self) -> Tensor:
         return self.log_rate.exp()
@@ -133,12 +136,16 @@ class Learned(nn.Module):
 
 def make_position(architecture: Architecture) -> NoPosition:
     """The position module of one layer's attention."""
-    a = architecture
+    made = _make_position(architecture)
+    made.log_scale_from = architecture.log_scale_from
+    return made
+
+
+def _make_position(a: Architecture) -> NoPosition:
     if a.position == "distance_decay":
         return DistanceDecay()
     if a.position == "distance_decay_heads":
-        constant = 50.0 if a.qk_bias else 0.0
-        return DecayOfHeads(a.num_heads, a.fastest_decay, a.slowest_decay, constant, a.first_offset)
+        return DecayOfHeads(a.num_heads, a.fastest_decay, a.slowest_decay, 50.0 if a.qk_bias else 0.0)
     if a.position == "alibi":
         return Alibi(a.num_heads)
     return Rope() if a.position == "rope" else NoPosition()
