@@ -44,6 +44,7 @@ DIALS = {
     "no positions": {"position": "none"},
     "jerry": JERRY,
 }
+_VALUES = {"value_residual": True}
 _RELU = {**_VALUES, "feed_forward": "relu_relu"}
 LONGER = {  # what may be an effect of short trainings: 2.5 times the compute
     "value residual": _VALUES,
@@ -53,7 +54,6 @@ LONGER = {  # what may be an effect of short trainings: 2.5 times the compute
     "value residual, ReLU, ReLU after, tied head": {**_RELU, "tie_embeddings": True},
 }
 LOOPS = {"z-loss 1e-4": {"z_loss": 1e-4}, "affine scalars, rate 2e-3": {"lr": 2e-3}}
-_VALUES = {"value_residual": True}
 COMBINED = {
     "value residual, tied head": {**_VALUES, "tie_embeddings": True},
     "value residual, no QK norm": {**_VALUES, "qk_norm": False},
