@@ -9,13 +9,10 @@ import random
 import sys
 from pathlib import Path
 
-import numpy as np
-import xxhash
-
-from congling.corpus.tokens import TokenDataset, TokenWriter
+from congling.corpus.tokens import TokenDataset
 from congling.tokenizer.config import TokenizerConfig
 from congling.tokenizer.tokenizer import Tokenizer
-from texts import DOMAINS, SHARED, documents, first_bytes, num_bytes
+from texts import DOMAINS, SHARED, documents, first_bytes, is_held_out, num_bytes, write_tokens
 from vocabularies import train_stage, write_corpus
 
 VOCAB_SIZE = 4096
@@ -53,14 +50,10 @@ def _texts():
         paths = [SHARED / "data" / "pretrain" / f"{file}.jsonl.zst" for file in files]
         texts = list(dict.fromkeys(text for path in paths for text in documents(path)))
         random.Random(domain).shuffle(texts)
-        held = [text for text in texts if _is_held_out(text)]
-        train = [text for text in texts if not _is_held_out(text)]
+        held = [text for text in texts if is_held_out(text)]
+        train = [text for text in texts if not is_held_out(text)]
         found[domain] = first_bytes(train, MIX[domain]), _beginnings(held)
     return found
-
-
-def _is_held_out(text):
-    return xxhash.xxh3_64_intdigest(text.encode()) % 50 == 0
 
 
 def _beginnings(texts):
@@ -75,8 +68,8 @@ def _make(folder):
     folder.mkdir(parents=True, exist_ok=True)
     train_stage(write_corpus(train, folder / "clean"), folder / "tokenizer", TokenizerConfig(vocab_size=VOCAB_SIZE))
     coder = Tokenizer.load(folder / "tokenizer")
-    _write(coder, train, folder, "train")
-    _write(coder, [text for _, held in texts.values() for text in held], folder, "valid")
+    write_tokens(coder, train, folder, "train")
+    write_tokens(coder, [text for _, held in texts.values() for text in held], folder, "valid")
     sizes = {
         domain: {
             split: {"documents": len(part), "bytes": num_bytes(part)}
@@ -85,13 +78,6 @@ def _make(folder):
         for domain, parts in texts.items()
     }
     (folder / _READY).write_text(json.dumps(sizes))
-
-
-def _write(coder, texts, folder, split):
-    with TokenWriter(folder, split, np.uint16) as writer:
-        for text in texts:
-            ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
-            writer.write(ids, np.array([0, len(ids)]))
 
 
 if __name__ == "__main__" and not absent():

@@ -5,8 +5,11 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import xxhash
+
+from congling.corpus.tokens import TokenDataset, TokenWriter
 
 SHARED = Path(__file__).parents[2] / "shared"
 SEED_VOCABULARY = SHARED / "seed" / "vocab_b_65544.txt"
@@ -47,10 +50,24 @@ def corpus():
     for domain, files in DOMAINS.items():
         held_out[domain] = []
         for text in (text for file in files for text in documents(_PRETRAIN / f"{file}.jsonl.zst")):
-            (held_out[domain] if xxhash.xxh3_64_intdigest(text.encode()) % 50 == 0 else train).append(text)
+            (held_out[domain] if is_held_out(text) else train).append(text)
     held_out["reviews"] = documents(SHARED / "data" / "dirty" / "reviews_and_forum.jsonl.zst")[::20]
     random.Random(0).shuffle(train)
     return train, held_out
+
+
+def is_held_out(text):
+    """A fiftieth, by the text alone."""
+    return xxhash.xxh3_64_intdigest(text.encode()) % 50 == 0
+
+
+def write_tokens(coder, texts, folder, split):
+    """The ids of ``texts``, each ended by ``coder.end_id``, as a split of token shards in ``folder``."""
+    with TokenWriter(folder, split, np.uint16) as writer:
+        for text in texts:
+            ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
+            writer.write(ids, np.array([0, len(ids)]))
+    return TokenDataset(folder, split)
 
 
 def first_bytes(texts, limit):

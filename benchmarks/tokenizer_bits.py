@@ -13,11 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from common import RESULTS, store
-from congling.corpus.tokens import TokenDataset, TokenWriter
 from congling.evaluate.bits import measure, windows
 from congling.model.config import ModelConfig
 from congling.model.transformer import Transformer
@@ -27,7 +25,7 @@ from congling.tokenizer.config import TokenizerConfig
 from congling.train.checkpoint import Checkpoints
 from congling.train.data import TokenWindows
 from congling.train.loop import Job, Trainer
-from texts import SHARED, corpus, first_bytes, num_bytes
+from texts import SHARED, corpus, first_bytes, num_bytes, write_tokens
 from vocabularies import train_bpe, train_ours, train_sentencepiece
 
 SIZE, TRAIN_BYTES = 8192, 20_000_000
@@ -37,14 +35,6 @@ OURS = {
     "ours, joining any": {"joining": "any"},
     "ours, joining words, sampled counting": {"joining": "words", "counting": "sample"},
 }
-
-
-def write_tokens(coder, texts, folder, split):
-    with TokenWriter(folder, split, np.uint16) as writer:
-        for text in texts:
-            ids = np.array([*coder.encode(text), coder.end_id], np.uint16)
-            writer.write(ids, np.array([0, len(ids)]))
-    return TokenDataset(folder, split)
 
 
 def train_model(coder, texts, held_out, seen, per_token, seed, folder):

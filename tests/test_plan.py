@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from congling import cli, config, pipeline
+from congling import config, pipeline
 from congling.cli import BAD_CONFIG, OK
 from congling.config import ConfigError, result_key
 from congling.model.config import ModelConfig
@@ -15,21 +15,6 @@ from congling.recipe import Recipe
 from congling.reporter import Reporter
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-
-
-@pytest.fixture
-def congling(capsys, monkeypatch, tmp_path):
-    """Runs a command line in an empty folder; returns (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-
-    def run(*arguments: str):
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_a_plan_before_anything_is_there(congling):

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``congling``: runs the command and exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _guarded(lambda: _application()(args=arguments, prog_name="congling", standalone_mode=False))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # threads that process groups leave behind abort one exit in ten
+    if pipeline.ranks() > 1:  # threads that process groups leave behind abort one exit in ten
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -6,8 +6,10 @@ Data flows only through folders: a stage reads finished stages and writes its ow
 import contextlib
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ from congling.reporter import Reporter, duration, human
 
 if TYPE_CHECKING:
     from congling.train.distributed import World
+
+_Begin = Callable[[], AbstractContextManager[tuple[Stage | None, dict[str, Any]]]]  # artifact.stage, all filled in
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,10 @@ def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
     if spec.user_files and "files" not in raw:
         inputs["fetch"] = stage_folder(recipe, "fetch")
     seed = 0 if name == "fetch" else recipe.run.seed
+    begin = partial(artifact.stage, folder, name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old)
     if ranks() > 1:
-        return _run_together(spec, folder, sections, inputs, seed, raw, reporter)
-    with artifact.stage(folder, name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (stage, summary):
+        return _run_together(spec, begin, Stage(name, folder, inputs, seed, "", True), sections, reporter)
+    with begin() as (stage, summary):
         if stage is None:
             reporter.line(f"{name}: already done in {folder}")
             return summary
@@ -89,13 +94,7 @@ def run_stage(recipe: Recipe, name: str, reporter: Reporter) -> dict[str, Any]:
 
 
 def _run_together(
-    spec: StageSpec,
-    folder: Path,
-    sections: dict[str, Config],
-    inputs: dict[str, Path],
-    seed: int,
-    raw: dict[str, list[Path]],
-    reporter: Reporter,
+    spec: StageSpec, begin: _Begin, others: Stage, sections: dict[str, Config], reporter: Reporter
 ) -> dict[str, Any]:
     """The stage on every process that torchrun started: rank 0 keeps the folder, the others only compute."""
     if not spec.together:
@@ -105,19 +104,16 @@ def _run_together(
 
     world = World.start()
     if world.is_main:
-        with artifact.stage(folder, spec.name, sections, inputs, seed, raw=raw, keep_old=spec.keep_old) as (
-            stage,
-            found,
-        ):
+        with begin() as (stage, found):
             if world.any(stage is not None):
                 assert stage is not None
                 found.update(_work(spec, stage, sections, reporter, world))
             else:
-                reporter.line(f"{spec.name}: already done in {folder}")
+                reporter.line(f"{spec.name}: already done in {others.path}")
     elif world.any(False):
-        _work(spec, Stage(spec.name, folder, inputs, seed, "", True), sections, Reporter(quiet=True), world)
+        _work(spec, others, sections, Reporter(quiet=True), world)
     world.close()
-    return _done(folder, spec.name, reporter) if world.is_main else artifact.read_manifest(folder)
+    return _done(others.path, spec.name, reporter) if world.is_main else artifact.read_manifest(others.path)
 
 
 def _work(

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from congling.evaluate.probes import Symbols, collisions, examples, extrapolation, probe_len, score
+from congling.evaluate.config import probe_len
+from congling.evaluate.probes import Symbols, collisions, examples, extrapolation, score
 from congling.infer.config import SampleConfig
 from congling.infer.engine import generate
 from congling.model.config import ModelConfig

@@ -5,6 +5,7 @@ import errno
 import os
 
 from congling.train import checkpoint as module
+from train.file_proxy import FileProxy
 
 
 class Disk:
@@ -21,18 +22,10 @@ class Disk:
         return _File(self, builtins.open(path, mode), path)
 
 
-class _File:
+class _File(FileProxy):
     def __init__(self, disk, file, path):
-        self._disk, self._file, self._path = disk, file, path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
+        super().__init__(file)
+        self._disk, self._path = disk, path
 
     def write(self, data):
         disk, size = self._disk, len(data)

@@ -14,6 +14,7 @@ import torch
 
 from congling import artifact, reporter
 from congling.train import checkpoint, journal
+from train.file_proxy import FileProxy
 from train.tiny_job import VOCAB, Counting, train
 
 _CALLS = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir")
@@ -71,18 +72,10 @@ class Watch:
         return file if mode == "rb" else _Watched(file, self)
 
 
-class _Watched:
+class _Watched(FileProxy):
     def __init__(self, file, watch: Watch) -> None:
-        self._file, self._watch = file, watch
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
+        super().__init__(file)
+        self._watch = watch
 
     def write(self, data):
         if self._watch.now("disk"):

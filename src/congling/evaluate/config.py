@@ -7,6 +7,11 @@ from congling.config import Config, option
 ProbeTask = Literal["copy", "reverse", "add"]
 
 
+def probe_len(task: ProbeTask, length: int) -> int:
+    """T, the ids of a probe with inputs of ``length``."""
+    return 3 * length + 5 if task == "add" else 2 * length + 3
+
+
 class EvaluateConfig(Config):
     """What is measured of the finished models."""
 

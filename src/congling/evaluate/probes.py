@@ -54,11 +54,6 @@ class Examples(NamedTuple):
     answer: int
 
 
-def probe_len(task: ProbeTask, length: int) -> int:
-    """T, the ids of a probe with inputs of ``length``."""
-    return 3 * length + 5 if task == "add" else 2 * length + 3
-
-
 def examples(
     task: ProbeTask, length: int, count: int, symbols: Symbols, rng: np.random.Generator, smallest: int = 0
 ) -> Examples:

@@ -9,12 +9,11 @@ from congling.finetune.config import SftConfig
 from congling.finetune.data import PackedDialogues, load_dialogues, valid_batches
 from congling.infer.config import SampleConfig
 from congling.infer.model import Model
-from congling.model.folder import VOCABULARY, load_model, save_model
-from congling.reporter import Metrics, Reporter
+from congling.model.folder import VOCABULARY, load_model
+from congling.reporter import Reporter
 from congling.tokenizer.tokenizer import Tokenizer
-from congling.train.checkpoint import Checkpoints
 from congling.train.distributed import World
-from congling.train.loop import Job, Trainer
+from congling.train.stage import train_stage
 
 
 def run(stage: Stage, reporter: Reporter, config: SftConfig, world: World | None = None) -> dict[str, Any]:
@@ -38,31 +37,18 @@ def run(stage: Stage, reporter: Reporter, config: SftConfig, world: World | None
     model = load_model(base, str(world.device))
     writer = Model(model, tokenizer)
     sampling = SampleConfig(temperature=0.3, max_tokens=config.sample_tokens, seed=stage.seed)
-    job = Job(
-        model=model,
-        source=source,
-        config=config,
-        checkpoints=Checkpoints(
-            stage.path / "checkpoints",
-            source.fingerprint,
-            config.keep_checkpoints,
-            architecture=model.architecture,
-            vocabulary=base / VOCABULARY,
-            stage=stage.name,
-        ),
-        reporter=reporter,
-        metrics=Metrics(stage.metrics),
+    summary = train_stage(
+        stage,
+        reporter,
+        config,
+        model,
+        source,
+        vocabulary=base / VOCABULARY,
         token_bytes=tokenizer.token_bytes,
         valid=lambda: valid_batches(dialogues.valid, row_len, tokenizer.pad_id, config.valid_tokens),
         sample=lambda prompt: writer.chat([{"role": "user", "content": prompt}], sampling),
-        label="sft",
-        seed=stage.seed,
         world=world,
     )
-    summary = Trainer(job).run()
-    weights = world.full_state(model)
-    if weights is not None:
-        save_model(stage.path, model, base / VOCABULARY, weights)
     return {
         **summary,
         "epochs": config.tokens / epoch_tokens,

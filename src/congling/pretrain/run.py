@@ -8,15 +8,14 @@ from congling.evaluate.bits import windows
 from congling.infer.config import SampleConfig
 from congling.infer.model import Model
 from congling.model.config import ModelConfig
-from congling.model.folder import VOCABULARY, save_model
+from congling.model.folder import VOCABULARY
 from congling.model.transformer import Transformer
 from congling.pretrain.config import PretrainConfig
-from congling.reporter import Metrics, Reporter, human
+from congling.reporter import Reporter, human
 from congling.tokenizer.tokenizer import Tokenizer
-from congling.train.checkpoint import Checkpoints
 from congling.train.data import TokenWindows
 from congling.train.distributed import World
-from congling.train.loop import Job, Trainer
+from congling.train.stage import train_stage
 
 
 def run(
@@ -41,29 +40,16 @@ def run(
     size = human(sum(p.numel() for p in model.parameters()))
     where = f"{world.size} × {world.device.type}" if world.size > 1 else world.device.type
     reporter.line(f"pretrain: {size} parameters on {where}, {epochs:.2f} epochs of {human(source.epoch_tokens)} tokens")
-    job = Job(
-        model=model,
-        source=source,
-        config=config,
-        checkpoints=Checkpoints(
-            stage.path / "checkpoints",
-            source.fingerprint,
-            config.keep_checkpoints,
-            architecture=model.architecture,
-            vocabulary=tokens / VOCABULARY,
-            stage=stage.name,
-        ),
-        reporter=reporter,
-        metrics=Metrics(stage.metrics),
+    summary = train_stage(
+        stage,
+        reporter,
+        config,
+        model,
+        source,
+        vocabulary=tokens / VOCABULARY,
         token_bytes=tokenizer.token_bytes,
         valid=lambda: windows(held_out, longest, config.valid_tokens, end_id),
         sample=lambda prompt: writer.generate(prompt, sampling),
-        label="pretrain",
-        seed=stage.seed,
         world=world,
     )
-    summary = Trainer(job).run()
-    weights = world.full_state(model)
-    if weights is not None:
-        save_model(stage.path, model, tokens / VOCABULARY, weights)
     return {**summary, "epochs": epochs, "device": world.device.type}

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from congling.config import option
-from congling.evaluate.config import ProbeTask
+from congling.evaluate.config import ProbeTask, probe_len
 from congling.train.config import LoopConfig
 
 
@@ -37,7 +37,7 @@ class ProbeConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _rows_hold_the_longest(self) -> Self:
-        needed = 3 * self.longest + 4 if self.task == "add" else 2 * self.longest + 2
+        needed = probe_len(self.task, self.longest) - 1  # the last id is only a target
         if min(self.lengths) < needed:
             raise ValueError(f"lengths {list(self.lengths)}: a row needs {needed} tokens for longest = {self.longest}")
         longest = max(self.longest, *self.probe_lengths)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from congling.evaluate.probes import Examples, Symbols, examples, probe_len
+from congling.evaluate.config import probe_len
+from congling.evaluate.probes import Examples, Symbols, examples
 from congling.model.loss import IGNORE
 from congling.probe.config import ProbeConfig
 from congling.train.data import Batch

@@ -2,21 +2,19 @@
 
 from typing import Any
 
-import torch
-
 from congling import artifact
 from congling.artifact import Stage
 from congling.evaluate.probes import Symbols, extrapolation, table
 from congling.model.config import ModelConfig
-from congling.model.folder import VOCABULARY, save_model
+from congling.model.folder import VOCABULARY
 from congling.model.transformer import Transformer
 from congling.probe.config import ProbeConfig
 from congling.probe.data import ProbeRows
-from congling.reporter import Metrics, Reporter
+from congling.reporter import Reporter
 from congling.tokenizer.tokenizer import Tokenizer
 from congling.tokenizer.vocabulary import Vocabulary
-from congling.train.checkpoint import Checkpoints
-from congling.train.loop import Job, Trainer
+from congling.train.distributed import World
+from congling.train.stage import train_stage
 
 _FIRST_SYMBOL = "\u4e00"  # symbols are Chinese characters, so that a probe can be read as text
 
@@ -26,31 +24,21 @@ def run(stage: Stage, reporter: Reporter, model_config: ModelConfig, config: Pro
     tokenizer = probe_tokenizer(config.alphabet)
     tokenizer.save(stage.path / VOCABULARY)
     symbols = Symbols.of(tokenizer, config.alphabet)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Transformer(model_config.resolve(tokenizer.vocab_size), stage.seed).to(device)
+    world = World.start()
+    model = Transformer(model_config.resolve(tokenizer.vocab_size), stage.seed).to(world.device)
     source = ProbeRows(config, symbols, stage.seed)
-    job = Job(
-        model=model,
-        source=source,
-        config=config,
-        checkpoints=Checkpoints(
-            stage.path / "checkpoints",
-            source.fingerprint,
-            config.keep_checkpoints,
-            architecture=model.architecture,
-            vocabulary=stage.path / VOCABULARY,
-            stage=stage.name,
-        ),
-        reporter=reporter,
-        metrics=Metrics(stage.metrics),
+    summary = train_stage(
+        stage,
+        reporter,
+        config,
+        model,
+        source,
+        vocabulary=stage.path / VOCABULARY,
         token_bytes=tokenizer.token_bytes,
         valid=lambda: source.valid(config.lengths[-1]),
         sample=lambda prompt: "",
-        label="probe",
-        seed=stage.seed,
+        world=world,
     )
-    summary = Trainer(job).run()
-    save_model(stage.path, model, stage.path / VOCABULARY)
     found = extrapolation(model, config.task, config.probe_lengths, config.probe_sequences, symbols, config.repeats)
     for line in table(config.task, found):
         reporter.line(line)

@@ -5,12 +5,12 @@ Arithmetic on the dials alone: no model is built, nothing is read. Memory is in 
 
 import math
 from dataclasses import dataclass
-from itertools import accumulate
 
 from congling.model.config import Architecture
 from congling.train.config import LoopConfig
 from congling.train.devices import MFU, Device
 from congling.train.memory import Memory, largest_micro_batch, memory, optimizer_bytes
+from congling.train.schedule import phase_of, phases
 
 _NEWTON_SCHULZ_STEPS = 5  # of train/newton_schulz.py
 
@@ -128,10 +128,10 @@ def estimate(
     document_tokens: mean length of the documents, when they are kept apart.
     """
     precision = "bf16" if config.precision != "fp32" and device.bf16 else "fp32"
-    phases = phase_steps(config)
-    steps, tokens = sum(n for n, _ in phases), sum(n * batch for n, batch in phases)
+    dealt = phase_steps(config)
+    steps, tokens = sum(n for n, _ in dealt), sum(n * batch for n, batch in dealt)
     per_token = {length: _flops(architecture, length, document_tokens) for length in config.lengths}
-    flops = sum(n * batch * per_token[length] for (n, batch), length in zip(phases, config.lengths, strict=True))
+    flops = sum(n * batch * per_token[length] for (n, batch), length in zip(dealt, config.lengths, strict=True))
     validation = (steps // config.valid_every + 1) * config.valid_tokens * per_token[config.lengths[-1]] / 3
     muon = 0 if config.muon_step is None else max(steps - config.muon_step, 0) * muon_flops(architecture)
     extra = muon + validation
@@ -170,20 +170,17 @@ def _flops(architecture: Architecture, seq_len: int, document_tokens: float | No
 
 def phase_steps(config: LoopConfig) -> list[tuple[int, int]]:
     """(steps, tokens a step) of each length, as ``Schedule`` deals them out without live changes."""
-    lengths = config.lengths
-    shares = config.length_shares or (1.0,) * len(lengths)
-    batches = config.batch_schedule or (config.batch_tokens,) * len(lengths)
-    ends = [config.tokens * end / sum(shares) for end in accumulate(shares)]
+    planned = phases(config)
     found: list[tuple[int, int]] = []
     done = 0
-    for end, batch in zip(ends, batches, strict=True):
+    for end, batch in planned:
         steps = max(math.ceil((end - batch / 2 - done) / batch), 0)  # a step is of the phase that its middle lies in
         room = (config.tokens - done) // batch
-        found.append((room if len(found) == len(lengths) - 1 else min(steps, room), batch))
+        found.append((room if len(found) == len(planned) - 1 else min(steps, room), batch))
         done += found[-1][0] * batch
     if not done:  # one step is done in any case
-        first = next((n for n, end in enumerate(ends) if batches[n] / 2 < end), len(ends) - 1)
-        found[first] = (1, batches[first])
+        first = phase_of(planned, 0)
+        found[first] = (1, planned[first].batch_tokens)
     return found
 
 

@@ -349,9 +349,7 @@ class Trainer:
         }
         del state["step"]
         needs = tuple(step for step in self.guard.needed if step < self.at.step)
-        failed = self.saver.failed
-        self.saver.save(Checkpoint(self.at.step, weights, optimizer, state, needs), wait=wait)
-        return self.saver.failed == failed
+        return self.saver.save(Checkpoint(self.at.step, weights, optimizer, state, needs), wait=wait)
 
     def _resume(self) -> None:
         """Goes to the newest checkpoint, if there is one."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from congling.train.config import LoopConfig
 
@@ -43,9 +44,8 @@ class Schedule:
 
     def __init__(self, config: LoopConfig, changes: Sequence[Change] = ()) -> None:
         self.config, self.changes = config, sorted(changes, key=lambda change: change.step)
-        shares = config.length_shares or (1.0,) * len(config.lengths)
-        self._batches = config.batch_schedule or (config.batch_tokens,) * len(config.lengths)
-        self._phase_ends = [config.tokens * end / sum(shares) for end in accumulate(shares)]  # tokens
+        self._phases = phases(config)
+        self._batches = [phase.batch_tokens for phase in self._phases]
         self._warmup = config.warmup_steps * self._batches[0]  # tokens
         last = self._batches[-1]
         self._last_start = max(config.tokens // last - 1, 0) * last  # where the last step begins, without live changes
@@ -65,10 +65,10 @@ class Schedule:
 
     def sizes_ahead(self, step: int, tokens: int) -> list["Sizes"]:
         """Those of ``step``, and of the later phases as far as the changes up to ``step`` leave them."""
-        return [self._phase_sizes(phase, step) for phase in range(self._phase(tokens), len(self._batches))]
+        return [self._phase_sizes(phase, step) for phase in range(phase_of(self._phases, tokens), len(self._batches))]
 
     def _sizes(self, step: int, tokens: int) -> "Sizes":
-        return self._phase_sizes(self._phase(tokens), step)
+        return self._phase_sizes(phase_of(self._phases, tokens), step)
 
     def _phase_sizes(self, phase: int, step: int) -> "Sizes":
         found = Sizes(self.config.lengths[phase], self._batches[phase], self.config.micro_batch_tokens, phase)
@@ -81,13 +81,6 @@ class Schedule:
                     phase,
                 )
         return found
-
-    def _phase(self, tokens: int) -> int:
-        """The phase in which the middle of a step lies that begins at ``tokens``."""
-        for n, (end, batch) in enumerate(zip(self._phase_ends, self._batches, strict=True)):
-            if tokens + batch / 2 < end:
-                return n
-        return len(self._phase_ends) - 1
 
     # -- learning rate -------------------------------------------------------------------------------------------------
 
@@ -132,6 +125,27 @@ class Schedule:
             done = min(1.0, (until - change.step) / max(change.transition_steps, 1))
             peak += (change.lr - peak) * s_curve(done)
         return peak
+
+
+class Phase(NamedTuple):
+    """The share of the tokens in which a length of the configuration is trained."""
+
+    end: float  # tokens
+    batch_tokens: int
+
+
+def phases(config: LoopConfig) -> list[Phase]:
+    """One a length, in their order."""
+    shares = config.length_shares or (1.0,) * len(config.lengths)
+    batches = config.batch_schedule or (config.batch_tokens,) * len(config.lengths)
+    ends = (config.tokens * end / sum(shares) for end in accumulate(shares))
+    return [Phase(end, batch) for end, batch in zip(ends, batches, strict=True)]
+
+
+def phase_of(phases: Sequence[Phase], tokens: int) -> int:
+    """The number of the phase in which the middle of a step lies that begins at ``tokens``."""
+    inside = (n for n, phase in enumerate(phases) if tokens + phase.batch_tokens / 2 < phase.end)
+    return next(inside, len(phases) - 1)
 
 
 @dataclass(frozen=True)
