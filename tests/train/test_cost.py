@@ -32,6 +32,7 @@ def some_architecture(rng: random.Random, **fixed) -> Architecture:
         "max_len": 64 if position == "learned" else 0,
         "norm": rng.choice(["pre", "post"]),
         "qk_norm": rng.random() < 0.5,
+        "qk_bias": rng.random() < 0.5,
         "affine": affine,
         "talking_heads": rng.random() < 0.5,
         "value_residual": rng.random() < 0.5,

@@ -17,7 +17,7 @@ _NEWTON_SCHULZ_STEPS = 5  # of train/newton_schulz.py
 
 def parameters(architecture: Architecture) -> dict[str, int]:
     """Parameters by group: "embedding" (learned positions included), "head" (0: tied), "attention", "feed_forward"
-    (their matrices), "scalar" (norms, affine scalars, positions, mixes)."""
+    (their matrices), "scalar" (norms, affine scalars, positions, mixes, biases)."""
     a = architecture
     inner, table = a.num_heads * a.head_dim, a.vocab_size * a.dim
     learned = a.max_len * a.dim if a.position == "learned" else 0
@@ -39,8 +39,9 @@ def _scalars(a: Architecture) -> int:
     affine = 2 * (2 + a.num_layers * (4 + _ffn_matrices(a))) if a.affine else 0
     talking = 2 * a.num_layers * a.num_heads**2 if a.talking_heads else 0
     mixes = 2 * (a.num_layers - 1) if a.value_residual else 0
+    biases = 2 * a.num_layers * a.num_heads * a.head_dim if a.qk_bias else 0
     decay = {"distance_decay": 2, "distance_decay_heads": 2 * a.num_heads}.get(a.position, 0)
-    return norms + affine + talking + mixes + a.num_layers * decay
+    return norms + affine + talking + mixes + biases + a.num_layers * decay
 
 
 def flops_per_token(architecture: Architecture, seq_len: int, keys: float | None = None) -> float:
