@@ -46,28 +46,29 @@ DIALS = {
 }
 _VALUES = {"value_residual": True}
 _RELU = {**_VALUES, "feed_forward": "relu_relu"}
+_SWIGLU = {**_VALUES, "feed_forward": "swiglu", "ffn_dim": 170}
 LONGER = {  # what may be an effect of short trainings: 2.5 times the compute
     "value residual": _VALUES,
     "value residual, ReLU, ReLU after": _RELU,
-    "value residual, SwiGLU": {**_VALUES, "feed_forward": "swiglu", "ffn_dim": 170},
-    "value residual, tied head": {**_VALUES, "tie_embeddings": True},
-    "value residual, ReLU, ReLU after, tied head": {**_RELU, "tie_embeddings": True},
+    "value residual, SwiGLU": _SWIGLU,
 }
+LONGEST = {name: LONGER[name] for name in ("value residual, ReLU, ReLU after", "value residual, SwiGLU")}  # 6 times
 LOOPS = {"z-loss 1e-4": {"z_loss": 1e-4}, "affine scalars, rate 2e-3": {"lr": 2e-3}}
 COMBINED = {
+    "value residual, ReLU, ReLU after": _RELU,
+    "value residual, SwiGLU": _SWIGLU,
     "value residual, tied head": {**_VALUES, "tie_embeddings": True},
     "value residual, no QK norm": {**_VALUES, "qk_norm": False},
-    "value residual, ReLU, ReLU after": {**_VALUES, "feed_forward": "relu_relu"},
-    "value residual, SwiGLU": {**_VALUES, "feed_forward": "swiglu", "ffn_dim": 170},
-    "value residual, rates 1 … 0.001": {**_VALUES, "fastest_decay": 1.0, "slowest_decay": 1e-3},
-    "value residual, talking heads": {**_VALUES, "talking_heads": True},
-    "value residual, 2 heads of 128": {**_VALUES, "num_heads": 2, "head_dim": 128},
-    "value residual, 2 heads of 128, no QK norm": {**_VALUES, "num_heads": 2, "head_dim": 128, "qk_norm": False},
+    "value residual, ReLU, ReLU after, no QK norm": {**_RELU, "qk_norm": False},
+    "value residual, ReLU, ReLU after, tied head": {**_RELU, "tie_embeddings": True},
+    "value residual, ReLU, ReLU after, 2 heads of 128": {**_RELU, "num_heads": 2, "head_dim": 128},
+    "value residual, ReLU, ReLU after, talking heads": {**_RELU, "talking_heads": True},
+    "value residual, ReLU, ReLU after, rates 1 … 0.001": {**_RELU, "fastest_decay": 1.0, "slowest_decay": 1e-3},
 }
 LR, JERRY_LR, JERRY_ADAM_LR = 1.2e-2, 1e-3, 3e-4
 SEEDS = (1, 2, 3)
 TOKENS = 400_000  # of START; the others get as many as the same FLOPs allow
-BASE, BASE_LR = START, LR
+BASE, BASE_LR = {**START, **_RELU}, LR
 
 
 def runs(kind, seeds=SEEDS):
@@ -76,13 +77,14 @@ def runs(kind, seeds=SEEDS):
     if kind == "sweep":
         for name, model, loop, rates in (
             ("start, Muon", START, {}, (6e-3, 1.2e-2, 2.4e-2)),
+            ("base, Muon", BASE, {}, (6e-3, 1.2e-2, 2.4e-2)),
             ("jerry, Muon", JERRY, {}, (3e-4, 1e-3, 2e-3)),
             ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (1.5e-4, 3e-4, 6e-4, 1e-3)),
         ):
             for lr in rates:
                 yield Run(kind, f"{name}, {lr:g}", 1, flops, model, {**loop, "lr": lr})
-    flops *= 2.5 if kind == "longer" else 1
-    named = {"dials": DIALS, "combined": COMBINED, "longer": LONGER}.get(kind, {})
+    flops *= {"longer": 2.5, "longest": 6}.get(kind, 1)
+    named = {"dials": DIALS, "combined": COMBINED, "longer": LONGER, "longest": LONGEST}.get(kind, {})
     for seed in seeds:
         for name, dials in named.items():
             loop = {"lr": JERRY_LR if name == "jerry" else LR, **LOOPS.get(name, {})}
@@ -115,7 +117,7 @@ def main():
     if kinds == ["store"]:
         setting = {"model": SMALL, "start": START, "vocabulary": VOCAB_SIZE, "loop": LOOP}
         setting["text"] = mix(f"{work}/tokens")
-        found = [row for row in rows(work) if row["kind"] in ("sweep", "dials", "combined", "longer")]
+        found = [row for row in rows(work) if row["kind"] in ("sweep", "dials", "combined", "longer", "longest")]
         store("ablation", {**setting, "rows": summary(found)})
         return
     for word in kinds:

@@ -15,7 +15,7 @@ FLOORS = (
     {"chat"},
     {"infer"},
     {"train", "evaluate"},
-    {"clean", "pretrain", "finetune", "probe", "serve", "report"},
+    {"clean", "pretrain", "finetune", "probe", "serve", "report", "interop"},
     {"recipe"},
     {"pipeline"},
     {"plan"},
@@ -31,13 +31,15 @@ def _room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imported_rooms(tree: ast.AST) -> set[str]:
+def _imported_rooms(tree: ast.AST, path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
+            if node.level:  # only in files that are copied beside exported weights, where there is no congling
+                assert path.parent.name == "huggingface", "imports are absolute"
+                continue
             names = (
                 [f"{node.module}.{a.name}" for a in node.names] if node.module == "congling" else [node.module or ""]
             )
@@ -59,21 +61,23 @@ def test_imports_point_one_way_and_pieces_are_small(path):
     if room == "__init__":
         return
     assert room in LEVEL, f"{room} has no floor"
-    for other in _imported_rooms(tree):
+    for other in _imported_rooms(tree, path):
         assert LEVEL[other] <= LEVEL[room], f"{room} imports {other} from a higher floor"
 
 
 def test_line_budget():
     # The house's budget is 9,000. The first version took 9,900, the tokenizer (Ray, export, page) 1,250 more, cleaning
     # (kernels, duplicates, adverts, labels, page) 7,200 more, pretraining (guard, journal, ranks, GPU kernels, cost,
-    # probes) 4,500 more: an issue that needs more says so here and in docs/log.md.
-    assert sum(p.read_text(encoding="utf-8").count("\n") for p in FILES) <= 23_300
+    # probes) 4,500 more, inference (engine, kernels, search, API, page, import and export) 8,300 more: an issue that
+    # needs more says so here and in docs/log.md.
+    assert sum(p.read_text(encoding="utf-8").count("\n") for p in FILES) <= 31_600
 
 
 def test_training_rooms_need_only_torch_numpy_safetensors_pydantic():
     code = """
 import importlib, sys
-for name in ("numba", "pyarrow", "orjson", "xxhash", "typer", "rich", "yaml", "fastapi", "huggingface_hub", "triton"):
+for name in ("numba", "pyarrow", "orjson", "xxhash", "typer", "rich", "yaml", "fastapi", "huggingface_hub", "triton",
+             "llguidance"):
     sys.modules[name] = None  # importing it fails
 for name in %r:
     importlib.import_module(name)

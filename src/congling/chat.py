@@ -5,6 +5,10 @@ ChatML with single-id markers, one message after another::
     <|im_start|>user\\n…<|im_end|>\\n<|im_start|>assistant\\n…<|im_end|>\\n
 
 The markers are ids that no text can produce. The loss is on the assistant's text and its end marker, nothing else.
+
+The seed's models (``congling import-seed``) know a template of their own, SEED §5: the markers are spelled in ordinary
+characters, a space follows the role, and nothing stands between two messages. Which of the two a model knows is told by
+its vocabulary: one without special ids is the seed's. There a text *can* produce markers.
 """
 
 import json
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 ROLES = ("system", "user", "assistant")
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 
 def render(
@@ -27,20 +32,47 @@ def render(
     generation_prompt: append the opening of an assistant message, for the model to go on from.
     Raises ValueError for an unknown role or a message without text.
     """
+    start, behind_role, end, behind_message = _markers(tokenizer)
     ids: list[int] = []
     learned: list[bool] = []
-    newline = tokenizer.encode("\n")
     for message in messages:
         check_message(message)
-        head = [tokenizer.im_start_id, *tokenizer.encode(message["role"]), *newline]
-        body = [*tokenizer.encode(message["content"]), tokenizer.im_end_id]
-        ids += head + body + newline
-        learned += [False] * len(head) + [message["role"] == "assistant"] * len(body) + [False] * len(newline)
+        head = [*start, *tokenizer.encode(message["role"]), *behind_role]
+        body = [*tokenizer.encode(message["content"]), *end]
+        ids += head + body + behind_message
+        learned += [False] * len(head) + [message["role"] == "assistant"] * len(body) + [False] * len(behind_message)
     if generation_prompt:
-        opening = [tokenizer.im_start_id, *tokenizer.encode("assistant"), *newline]
+        opening = [*start, *tokenizer.encode("assistant"), *behind_role]
         ids += opening
         learned += [False] * len(opening)
     return ids, learned
+
+
+def begin_ids(tokenizer: "Tokenizer") -> list[int]:
+    """What every text begins after: the end of the document before it; the seed's models have none."""
+    return [] if _is_seeds(tokenizer) else [tokenizer.end_id]
+
+
+def stop_ids(tokenizer: "Tokenizer") -> set[int]:
+    """Ids that end an answer."""
+    return set() if _is_seeds(tokenizer) else {tokenizer.end_id, tokenizer.im_start_id, tokenizer.im_end_id}
+
+
+def stop_strings(tokenizer: "Tokenizer") -> tuple[str, ...]:
+    """Strings that end an answer in a chat: the markers, where they are spelled in ordinary characters."""
+    return (IM_END, IM_START) if _is_seeds(tokenizer) else ()
+
+
+def _markers(tokenizer: "Tokenizer") -> tuple[list[int], list[int], list[int], list[int]]:
+    """Ids before the role, behind it, behind the content, and behind the message."""
+    if _is_seeds(tokenizer):
+        return tokenizer.encode(IM_START), tokenizer.encode(" "), tokenizer.encode(IM_END), []
+    newline = tokenizer.encode("\n")
+    return [tokenizer.im_start_id], newline, [tokenizer.im_end_id], newline
+
+
+def _is_seeds(tokenizer: "Tokenizer") -> bool:
+    return not getattr(tokenizer, "special", True)
 
 
 def check_message(message: Message) -> None:

@@ -111,8 +111,34 @@ COMMANDS = (
     ),
     Command("control", "Change a training under way: seq_len, lr, …", commands.control, ("RUN", "KEY=VALUE…")),
     Command("report", "The page of a run, also of one under way.", commands.report, ("RUN",)),
-    Command("chat", "Talk to a model in the terminal.", commands.chat, ("MODEL",), ("sample",)),
-    Command("serve", "OpenAI-compatible server and chat page.", commands.serve, ("MODEL",), ("serve", "sample")),
+    Command(
+        "export",
+        "A model for transformers (hf), llama.cpp (gguf), or as a demo page for a hub (space).",
+        commands.export_model,
+        ("MODEL",),
+        ("export",),
+    ),
+    Command(
+        "import-seed",
+        "The seed's published weights and vocabulary → a model folder.",
+        commands.import_seed,
+        ("WEIGHTS", "VOCABULARY", "OUT"),
+    ),
+    Command("chat", "Talk to a model in the terminal.", commands.chat, ("MODEL",), ("sample", "engine")),
+    Command(
+        "serve",
+        "OpenAI-compatible server and chat page.",
+        commands.serve,
+        ("MODEL",),
+        ("serve", "sample", "engine"),
+    ),
+    Command(
+        "demo",
+        "A page for chat and continuation, as the hubs show it (Gradio).",
+        commands.demo,
+        ("MODEL",),
+        ("serve", "sample", "engine"),
+    ),
 )
 
 

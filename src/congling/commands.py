@@ -125,15 +125,35 @@ def inspect(call: Call) -> None:
 def export_tokenizer(call: Call) -> None:
     from congling.tokenizer.export import export
 
-    for path in export(_tokenizer(call.words[0]), Path(call.words[1]), call.recipe.export.format):
+    if call.recipe.export.format != "hf":
+        raise config.ConfigError(f"export.format = {call.recipe.export.format}: a vocabulary goes out as hf alone")
+    for path in export(_tokenizer(call.words[0]), Path(call.words[1])):
         print(path)
+
+
+def export_model(call: Call) -> None:
+    from congling.interop.export import export
+
+    print(export(Path(call.words[0]), call.recipe.export))
+
+
+def import_seed(call: Call) -> None:
+    from congling.interop.seed import import_seed
+
+    out = Path(call.words[2])
+    a = import_seed(Path(call.words[0]), Path(call.words[1]), out)
+    call.reporter.line(
+        f"{a.num_layers} layers of {a.dim}, {a.num_heads} heads of {a.head_dim}, feed-forward {a.ffn_dim}, "
+        f"{a.vocab_size} rows; next: congling chat {out}"
+    )
+    print(out)
 
 
 def chat(call: Call) -> None:
     from congling.infer.model import Model
     from congling.infer.terminal import chat
 
-    model = Model.load(call.words[0])
+    model = Model.load(call.words[0], engine=call.recipe.engine)
     call.reporter.line("Type and press Enter. Ctrl-C stops an answer, /reset forgets, Ctrl-D or /exit leaves.")
     chat(model, call.recipe.sample, read=lambda: input("你> "), write=_write)
 
@@ -141,7 +161,13 @@ def chat(call: Call) -> None:
 def serve(call: Call) -> None:
     from congling.serve.run import run
 
-    run(Path(call.words[0]), call.recipe.serve, call.reporter, call.recipe.sample)
+    run(Path(call.words[0]), call.recipe.serve, call.reporter, call.recipe.sample, call.recipe.engine)
+
+
+def demo(call: Call) -> None:
+    from congling.serve.gradio_app import run
+
+    run(Path(call.words[0]), call.recipe.serve, call.reporter, call.recipe.sample, call.recipe.engine)
 
 
 def evaluate(call: Call) -> None:

@@ -8,12 +8,13 @@ from congling.config import Config, option
 from congling.corpus.fetch.config import FetchConfig
 from congling.evaluate.config import EvaluateConfig
 from congling.finetune.config import SftConfig
-from congling.infer.config import SampleConfig
+from congling.infer.config import EngineConfig, SampleConfig
+from congling.interop.config import ExportConfig
 from congling.model.config import ModelConfig
 from congling.pretrain.config import PretrainConfig
 from congling.probe.config import ProbeConfig
 from congling.serve.config import ServeConfig
-from congling.tokenizer.config import ExportConfig, InspectConfig, TokenizeConfig, TokenizerConfig
+from congling.tokenizer.config import InspectConfig, TokenizeConfig, TokenizerConfig
 
 StageName = Literal["fetch", "clean", "tokenizer", "tokenize", "pretrain", "sft", "evaluate"]
 
@@ -39,11 +40,12 @@ class Recipe(Config):
     tokenizer: TokenizerConfig = option(TokenizerConfig(), "corpus to vocabulary")
     tokenize: TokenizeConfig = option(TokenizeConfig(), "corpus to tokens")
     inspect: InspectConfig = option(InspectConfig(), "what to show of a vocabulary")
-    export: ExportConfig = option(ExportConfig(), "to the formats of others")
+    export: ExportConfig = option(ExportConfig(), "models and vocabularies in the forms of others")
     model: ModelConfig = option(ModelConfig(), "the transformer")
     pretrain: PretrainConfig = option(PretrainConfig(), "tokens to base model")
     sft: SftConfig = option(SftConfig(), "base model and dialogues to chat model")
     evaluate: EvaluateConfig = option(EvaluateConfig(), "figures and samples")
     probe: ProbeConfig = option(ProbeConfig(), "a small model that copies, reverses or adds")
     sample: SampleConfig = option(SampleConfig(), "how text is generated in chat and serve")
+    engine: EngineConfig = option(EngineConfig(), "memory and arithmetic of chat and serve")
     serve: ServeConfig = option(ServeConfig(), "the HTTP server")

@@ -5,7 +5,7 @@ import torch
 from congling.evaluate.config import probe_len
 from congling.evaluate.probes import Symbols, collisions, examples, extrapolation, score
 from congling.infer.config import SampleConfig
-from congling.infer.engine import generate
+from congling.infer.model import Model
 from congling.model.config import ModelConfig
 from congling.model.transformer import Transformer
 from congling.tokenizer.tokenizer import Tokenizer
@@ -118,10 +118,11 @@ def test_exact_is_what_greedy_decoding_writes():
         if 0.2 < found.exact < 0.8:
             break
     assert 0.2 < found.exact < 0.8
-    right = 0
+    right, writer = 0, Model(model, TOKENIZER, live=True)
     for row in probes.ids.tolist():
         greedy = SampleConfig(temperature=0.0, max_tokens=probes.answer, repetition_penalty=0.0)
-        written = list(generate(model, row[: -probes.answer], greedy, ()))
+        request = writer.request(row[: -probes.answer], greedy, ends=())
+        written = [event.token for event in writer._engine_for([request]).submit(request).events()]
         right += written == row[-probes.answer :]
     assert right == found.exact * 32
 

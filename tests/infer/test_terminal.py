@@ -27,7 +27,7 @@ class Recorder:
     def __init__(self, *answers, tuned=True):
         self.answers, self.asked, self.tuned, self.tokenizer = iter(answers), [], tuned, toy.Bytes()
 
-    def chat(self, messages, sampling, stream):
+    def chat(self, messages, sampling, stream, exact=True):
         self.asked.append(([dict(m) for m in messages], sampling.seed))
         yield from next(self.answers)
 

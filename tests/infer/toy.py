@@ -15,6 +15,9 @@ class Bytes:
     def encode(self, text):
         return [16 + b for b in text.encode()]
 
+    def piece(self, number):
+        return self.decode_bytes([number])
+
     def decode_bytes(self, ids):
         return bytes(i - 16 for i in ids if i >= 16)
 

@@ -91,6 +91,10 @@ def test_a_hand_computed_case():
 def test_rope_knows_only_distances():
     rope = make_position(ModelConfig(position="rope", num_heads=1, head_dim=8).resolve(10))
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    near, far = ((rope.rotate(q, n + 3) @ rope.rotate(k, n).mT).item() for n in (0, 50))
+
+    def rotate(x, place):
+        return rope.rotate(x, torch.tensor([place]))
+
+    near, far = ((rotate(q, n + 3) @ rotate(k, n).mT).item() for n in (0, 50))
     assert near == pytest.approx(far, abs=1e-4)
-    assert (rope.rotate(q, 0) @ rope.rotate(k, 0).mT).item() == pytest.approx((q @ k.mT).item(), abs=1e-5)
+    assert (rotate(q, 0) @ rotate(k, 0).mT).item() == pytest.approx((q @ k.mT).item(), abs=1e-5)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from congling.config import ConfigError
 from congling.model.config import PRESETS, ModelConfig
@@ -33,31 +31,12 @@ def some_ids(*shape):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@settings(deadline=None, max_examples=8)
-@given(data=st.data())
-def test_cached_logits_equal_uncached(variant, data):
-    model, ids = small(**variant), some_ids(2, 17)
-    cuts = data.draw(st.lists(st.integers(1, 16), unique=True).map(sorted))
-    cache = model.new_cache(2, 17)
-    with torch.no_grad():
-        whole = model.logits(model(ids))
-        pieces = [model(part, cache) for part in ids.tensor_split(cuts, dim=1)]
-    torch.testing.assert_close(model.logits(torch.cat(pieces, 1)), whole, rtol=0, atol=1e-4)
-    assert cache.length == 17
-    with pytest.raises(ValueError, match="18 tokens do not fit"):
-        model(ids[:, :1], cache)
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_packed_documents_do_not_see_each_other(variant):
     model, ids = small(**variant), some_ids(1, 12)
     documents = torch.tensor([[0] * 5 + [1] * 3 + [2] * 4])
     packed = model(ids, documents=documents)
     alone = torch.cat([model(part) for part in ids.split([5, 3, 4], dim=1)], 1)
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-4)
-    cache = model.new_cache(1, 12)
-    pieces = [model(i, cache, d) for i, d in zip(ids.split(5, 1), documents.split(5, 1), strict=True)]
-    torch.testing.assert_close(torch.cat(pieces, 1), alone, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

@@ -101,15 +101,16 @@ def chinese_share(text: str) -> float:
 
 def decode_speed(model: Model, tokens: int = 128) -> float:
     """Tokens a second of one greedy request that never stops, after a warm-up; wall time."""
-    from congling.infer.engine import generate
 
-    prompt = [model.tokenizer.end_id, *model.tokenizer.encode("从前")]
-    sampling = SampleConfig(temperature=0.0, max_tokens=tokens)
-    for _ in generate(model.transformer, prompt, SampleConfig(temperature=0.0, max_tokens=8), ()):
-        pass
+    def decode(count: int) -> None:
+        sampling = SampleConfig(temperature=0.0, max_tokens=count)
+        for _ in model.engine.submit(model.request(model.text_prompt("从前"), sampling, ends=())).events():
+            pass
+
+    decode(8)
     start = time.perf_counter()
-    count = sum(1 for _ in generate(model.transformer, prompt, sampling, ()))
-    return count / (time.perf_counter() - start)
+    decode(tokens)
+    return tokens / (time.perf_counter() - start)
 
 
 def samples(model: Model, config: EvaluateConfig) -> list[dict[str, str]]:

@@ -35,7 +35,7 @@ def run(stage: Stage, reporter: Reporter, config: SftConfig, world: World | None
     )
     world = world or World.start()
     model = load_model(base, str(world.device))
-    writer = Model(model, tokenizer)
+    writer = Model(model, tokenizer, live=True)
     sampling = SampleConfig(temperature=0.3, max_tokens=config.sample_tokens, seed=stage.seed)
     summary = train_stage(
         stage,

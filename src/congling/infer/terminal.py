@@ -40,9 +40,12 @@ def _answer(model: Model, sampling: SampleConfig, history: Dialogue, line: str, 
     answer = ""
     try:
         shorten(model, asked, max(1, sampling.max_context - sampling.max_tokens))
-        pieces = (
-            model.chat(asked, sampling, stream=True) if model.tuned else model.generate(line, sampling, stream=True)
-        )
+        if (
+            model.tuned
+        ):  # not exact: the pages that the last answer filled are taken over, only the new line is computed
+            pieces = model.chat(asked, sampling, stream=True, exact=False)
+        else:
+            pieces = model.generate(line, sampling, stream=True)
         for piece in pieces:
             answer += piece
             write(piece)

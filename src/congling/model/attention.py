@@ -1,10 +1,8 @@
-"""Multi-head attention as a module: projections, norms, positions, cache; and which kernel does the sums.
+"""Multi-head attention as a module: projections, norms, positions; and which kernel does the sums.
 
 Letters: B batch, H heads, Q queries, T keys (the queries are the last Q of the T positions), K head width, D model
 width.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +14,6 @@ from congling.model.flex import flex_attend
 from congling.model.functional import unit_rms
 from congling.model.positions import DecayOfHeads, make_position
 from congling.model.talking_heads import can_talk, talking_attend
-
-
-@dataclass
-class LayerCache:
-    """Keys and values of one layer seen so far, [B, H, max_len, K]; the first ``length`` columns are filled."""
-
-    keys: Tensor
-    values: Tensor
-    length: int = 0
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds [B, H, Q, K] and returns all keys and values so far."""
-        end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:
-            raise ValueError(f"{end} tokens do not fit into a cache made for {self.keys.shape[2]}")
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class Attention(nn.Module):
@@ -61,29 +40,36 @@ class Attention(nn.Module):
         self.talking_before = nn.Parameter(torch.empty(a.num_heads, a.num_heads)) if a.talking_heads else None
         self.talking_after = nn.Parameter(torch.empty(a.num_heads, a.num_heads)) if a.talking_heads else None
 
-    def forward(
-        self, x: Tensor, documents: DocumentMask | None, cache: LayerCache | None, first_values: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x: [B, Q, D] -> [B, Q, D], and this layer's own values [B, H, Q, K].
+    def forward(self, x: Tensor, documents: DocumentMask | None, first_values: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x: [B, T, D] -> [B, T, D], and this layer's own values [B, H, T, K].
 
         first_values: those of the first layer, of which this one may take a learned share (value residual, Zhou et al.
         2024); None in the first.
         """
-        offset = cache.length if cache is not None else 0
-        q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [B, H, Q, K]
-        if self.qk_norm:
-            q, k = unit_rms(q), unit_rms(k)
-        if self.query_bias is not None and self.key_bias is not None:
-            q, k = (x + b.to(x.dtype).view(-1, 1, self.head_dim) for x, b in ((q, self.query_bias), (k, self.key_bias)))
-        q, k = self.position.rotate(q, offset), self.position.rotate(k, offset)
+        v = self._heads(self.value(x))  # [B, H, T, K]
+        q, k = self.queries_keys(x, torch.arange(x.shape[1], device=x.device))
         own = v
         if self.value_mix is not None and first_values is not None:
             mine, first = self.value_mix.to(v.dtype)
             v = mine * v + first * first_values
-        if cache is not None:
-            k, v = cache.append(k, v)
-        y = self.attend(q, k, v, documents)  # [B, H, Q, K]
-        return self.out(y.transpose(1, 2).flatten(2)), own  # [B, Q, D]
+        y = self.attend(q, k, v, documents)  # [B, H, T, K]
+        return self.out(y.transpose(1, 2).flatten(2)), own  # [B, T, D]
+
+    def queries_keys(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [B, Q, D] at ``places`` [Q] -> queries and keys as their products are taken, [B, H, Q, K] each."""
+        return self.queries(x, places), self.keys(x, places)
+
+    def queries(self, x: Tensor, places: Tensor) -> Tensor:
+        return self._placed(self._heads(self.query(x)), self.query_bias, places)
+
+    def keys(self, x: Tensor, places: Tensor) -> Tensor:
+        return self._placed(self._heads(self.key(x)), self.key_bias, places)
+
+    def _placed(self, x: Tensor, bias: Tensor | None, places: Tensor) -> Tensor:
+        x = unit_rms(x) if self.qk_norm else x
+        if bias is not None:
+            x = x + bias.to(x.dtype).view(-1, 1, self.head_dim)
+        return self.position.rotate(x, places)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, documents: DocumentMask | None) -> Tensor:
         """[B, H, Q, K] by the kernel for this device; a few queries behind a cache need none. Never compiled."""

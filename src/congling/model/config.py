@@ -17,7 +17,7 @@ class Architecture(Config):
     dim: int = option(..., "width of the residual stream", gt=0)
     num_layers: int = option(..., "layers", gt=0)
     num_heads: int = option(..., "attention heads", gt=0)
-    head_dim: int = option(..., "width of a head", gt=0, multiple_of=2)
+    head_dim: int = option(..., "width of a head", gt=0)
     ffn_dim: int = option(..., "inner width of the feed-forward", gt=0)
     position: PositionMethod = option(..., "how attention knows distances")
     fastest_decay: float = option(..., "rate that the first head begins with (distance_decay_heads)", gt=0)
@@ -62,10 +62,10 @@ _DEMO: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": _DEMO,
-    # 0.18 B with 65,536 ids; to be settled by ablation (docs/log.md).
+    # 0.18 B with 65,536 ids; what each dial is worth: docs/training.md. The feed-forward is the seed's.
     "base-0.18b": {
         **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
-        "qk_norm": True, "tie_embeddings": False,
+        "qk_norm": True, "value_residual": True, "feed_forward": "relu_relu", "tie_embeddings": False,
     },
     # The seed's model: 768 → 1,536 projections, post-norm, affine scalars, talking heads, untied.
     "jerry-0.18b": {

@@ -23,8 +23,8 @@ class NoPosition(nn.Module):
 
     log_scale_from = 0
 
-    def rotate(self, x: Tensor, offset: int) -> Tensor:
-        """x: [B, H, Q, K] queries or keys of positions offset, offset + 1, …"""
+    def rotate(self, x: Tensor, places: Tensor) -> Tensor:
+        """x: [..., Q, K] queries or keys of the positions ``places`` [Q]"""
         return x
 
     def scale_and_bias(self, distance: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -94,11 +94,10 @@ class Alibi(NoPosition):
 class Rope(NoPosition):
     """Rotary positions, base 10,000, halves paired (Su et al. 2021; the pairing of GPT-NeoX)."""
 
-    def rotate(self, x: Tensor, offset: int) -> Tensor:
+    def rotate(self, x: Tensor, places: Tensor) -> Tensor:
         half = x.shape[-1] // 2
         frequency = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-        position = torch.arange(offset, offset + x.shape[-2], device=x.device)
-        angle = position[:, None] * frequency  # [Q, K/2]
+        angle = places[:, None] * frequency  # [Q, K/2]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         first, second = x.split(half, dim=-1)
         return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

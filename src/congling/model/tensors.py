@@ -25,23 +25,27 @@ _NAMES = {
 _CHUNK = 16 << 20  # bytes hashed and written at a time: they stay in the cache between the two
 
 
-def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def write_tensors(
+    file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Writes a whole safetensors file into ``file``; returns its {"bytes", "hash"}, as in a manifest.
 
+    metadata: texts for the header. ``transformers`` wants {"format": "pt"} there.
     A tensor on another device, or not contiguous, is copied when its turn comes. Raises OSError.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     digest, size = artifact.new_hash(), 0
-    for chunk in _chunks({name: tensors[name] for name in order}):
+    for chunk in _chunks({name: tensors[name] for name in order}, metadata):
         digest.update(chunk)
         file.write(chunk)
         size += len(chunk)
     return {"bytes": size, "hash": digest.hexdigest()}
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
     """The bytes of the file, piece by piece."""
-    header, place = {}, 0
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    place = 0
     for name, tensor in tensors.items():
         end = place + tensor.nbytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}

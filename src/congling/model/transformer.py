@@ -3,15 +3,13 @@
 Letters: B batch, T tokens, D model width, V vocabulary.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congling.model.affine import Affine, ScaledLinear
 from congling.model.attend import DocumentMask
-from congling.model.attention import Attention, LayerCache
+from congling.model.attention import Attention
 from congling.model.config import Architecture
 from congling.model.functional import compute_dtype, dropout, relu_squared, rms_norm
 from congling.model.initialise import initialise
@@ -64,13 +62,11 @@ class Layer(nn.Module):
         # The seed drops out twice around attention (SEED §3.5), which is the same as once with the product of both.
         self._dropped_twice = 1 - (1 - architecture.dropout) ** 2
 
-    def forward(
-        self, x: Tensor, documents: DocumentMask | None, cache: LayerCache | None, first_values: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, documents: DocumentMask | None, first_values: Tensor | None) -> tuple[Tensor, Tensor]:
         """x: [B, T, D] -> the same, and the values of this layer's attention."""
         dtype = compute_dtype(x)  # the residual stream stays float32; its branches are cast once
         y = (x if self.attention_norm is None else self.attention_norm(x)).to(dtype)
-        attended, values = self.attention(y, documents, cache, first_values)
+        attended, values = self.attention(y, documents, first_values)
         x = x + self._dropout(attended, self._dropped_twice)
         y = (x if self.feed_forward_norm is None else self.feed_forward_norm(x)).to(dtype)
         x = x + self._dropout(self.feed_forward(y), self._dropped)
@@ -78,18 +74,6 @@ class Layer(nn.Module):
 
     def _dropout(self, x: Tensor, share: float) -> Tensor:
         return dropout(x, share) if self.training and share else x
-
-
-@dataclass
-class Cache:
-    """What decoding remembers of one request or batch; it belongs to the caller, the model keeps nothing."""
-
-    layers: list[LayerCache]
-    documents: Tensor | None = None  # [B, length] numbers, when the rows have any
-
-    @property
-    def length(self) -> int:
-        return self.layers[0].length
 
 
 class Transformer(nn.Module):
@@ -111,23 +95,22 @@ class Transformer(nn.Module):
         if seed is not None:
             initialise(self, seed)
 
-    def forward(self, ids: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T].
 
-        cache: ids go on where it ends, and are added to it. documents: [B, T] numbers; a token attends only to tokens
-        with its own number (packed or padded rows). With a cache they are given at every call or at none.
+        documents: [B, T] numbers; a token attends only to tokens with its own number (packed or padded rows). Decoding
+        with a cache is in ``infer/``: the model keeps nothing.
         """
         x = F.embedding(ids, self.embedding)  # [B, T, D]
         if self.embedding_affine is not None:
             x = self.embedding_affine(x)
-        mask = None if documents is None else _document_mask(documents, cache)
+        mask = None if documents is None else DocumentMask(documents, documents)
         if self.input_position is not None:
-            offset = 0 if cache is None else cache.length
-            places = torch.arange(offset, offset + ids.shape[1], device=ids.device) if mask is None else mask.places
+            places = torch.arange(ids.shape[1], device=ids.device) if mask is None else mask.places
             x = x + self.input_position(places)
         first = None
-        for number, layer in enumerate(self.layers):
-            x, values = layer(x, mask, cache.layers[number] if cache is not None else None, first)
+        for layer in self.layers:
+            x, values = layer(x, mask, first)
             first = values if first is None else first
         return x if self.norm is None else self.norm(x)
 
@@ -149,26 +132,9 @@ class Transformer(nn.Module):
     def _head_matrix(self) -> Tensor:
         return self.embedding if self.head is None else self.head
 
-    def new_cache(self, batch_size: int, max_len: int) -> Cache:
-        """An empty cache for ``batch_size`` rows of at most ``max_len`` tokens."""
-        a = self.architecture
-        shape = batch_size, a.num_heads, max_len, a.head_dim
-        like = self.embedding
-        return Cache([LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in range(a.num_layers)])
-
     def parameter_roles(self) -> dict[str, str]:
         """For the optimizer, by name: "embedding", "head", "heads" (q/k/v: [H·K, D]), "matrix", or "scalar"."""
         return {name: _role(name) for name, _ in self.named_parameters()}
-
-
-def _document_mask(documents: Tensor, cache: Cache | None) -> DocumentMask:
-    """The mask of ``documents`` [B, T] and what the cache has seen before; remembers the numbers in the cache."""
-    seen = documents
-    if cache is not None:
-        seen = documents if cache.documents is None else torch.cat((cache.documents, documents), dim=1)
-        assert seen.shape[1] == cache.length + documents.shape[1], "documents at every call with this cache, or at none"
-        cache.documents = seen
-    return DocumentMask(documents, seen)
 
 
 _SCALARS = (

@@ -34,7 +34,7 @@ def run(
     held_out = TokenDataset(tokens, "valid")
     held_out.check_ids(tokenizer.vocab_size)
     windows(held_out, longest, config.valid_tokens, end_id)  # too few tokens: said now, not after hours
-    writer = Model(model, tokenizer)
+    writer = Model(model, tokenizer, live=True)
     sampling = SampleConfig(temperature=0.8, max_tokens=config.sample_tokens, seed=stage.seed)
     epochs = config.tokens / source.epoch_tokens
     size = human(sum(p.numel() for p in model.parameters()))

@@ -1,190 +1,141 @@
-"""The HTTP side: OpenAI-compatible chat completions, and a page to chat at ``/``.
+"""The HTTP side: OpenAI's API, ``/health``, ``/metrics``, and the page.
 
-A request waits for one of ``max_concurrent`` slots, is generated token by token in a worker thread, and gives its slot
-back within a token when the client goes away. The model is shared and read-only; all state is in ``Completion``.
+An answer's way: ``guard.py`` (keys, limits, the body) → ``schema.py`` (what it may say) → ``prepare.py`` (requests of
+the engine) → ``bridge.py`` (to the engine's thread, events back) → ``completion.py`` (events to JSON) → ``respond.py``.
+The model is shared and read-only; all state of a request is in its ``Answer``.
 """
 
-import asyncio
-import hmac
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import ExitStack, aclosing
-from html import escape
-from importlib.resources import files
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from congling.infer.config import SampleConfig
 from congling.infer.model import Model
-from congling.serve.completion import ChatRequest, Completion
+from congling.serve.bridge import Bridge
+from congling.serve.completion import Answer
 from congling.serve.config import ServeConfig
-
-_END = object()
-
-
-class Slots:
-    """At most ``running`` answers at once and ``waiting`` requests behind them."""
-
-    def __init__(self, running: int, waiting: int) -> None:
-        self.running = asyncio.Semaphore(running)
-        self._room = running + waiting
-
-    def enter(self) -> bool:
-        """Takes a place in the queue; False when it is full. Look and step are one: nobody comes in between."""
-        if self._room <= 0:
-            return False
-        self._room -= 1
-        return True
-
-    def leave(self) -> None:
-        self._room += 1
+from congling.serve.errors import ApiError
+from congling.serve.guard import Gate, Guard
+from congling.serve.metrics import Metrics
+from congling.serve.page import page_router
+from congling.serve.prepare import Plan, Planner, is_quick
+from congling.serve.respond import AnswerResponse, Closing
+from congling.serve.schema import ChatRequest, Common, CompletionRequest, parse
+from congling.serve.shapes import ChatShape, Names, Shape, TextShape
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events; ``done`` is called when they end, however they end."""
+class Service:
+    """What the routes share: the model, the way to its engine, the limits."""
 
-    def __init__(self, events: AsyncIterator[str], done: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._done = done
+    def __init__(self, model: Model, config: ServeConfig, defaults: SampleConfig) -> None:
+        self.model, self.config = model, config
+        self.name = config.name or model.name
+        self.gate, self.bridge = Gate(config), Bridge(model.engine)
+        self.metrics = Metrics(model.engine, self.gate)
+        self._threads = CapacityLimiter(2)  # for plans that take long: a wild regex must not take all cores
+        self._planner, self._names = Planner(model, config, defaults), Names(model.tokenizer)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, kind: type[Common], shape: type[Shape], request: Request) -> Response:
+        """The response to a request for text. Raises ApiError."""
+        raw = await request.body()
+        body = parse(kind, raw)
+        if body.model not in ("", self.name):
+            message = f"model: {body.model!r} is not here; this server has {self.name!r}"
+            raise ApiError(404, message, "model", "model_not_found")
+        plan = await self._plan(body, len(raw), request.scope["client_name"])
+        stream = bool(body.stream)
+        made = shape(self.name, self._names, body.top is not None, stream and body.usage_wanted)
+        answer = Answer(plan, self.model, self.bridge, made)
+        answer.start()
+        closing = Closing(self.metrics, request.url.path, self.config.timeout)
+        return AnswerResponse(answer, closing, stream, body.usage_wanted)
+
+    async def _plan(self, body: Common, size: int, client: str) -> Plan:
         try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._done()
+            if is_quick(body, size):
+                return self._planner.plan(body, client)
+            return await to_thread.run_sync(self._planner.plan, body, client, limiter=self._threads)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
 
-
-class Guard:
-    """Turns requests away before their body is read. Plain ASGI: behind an ``http`` middleware of Starlette's, a
-    request no longer learns that its client has gone."""
-
-    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
-        self._app, self._config = app, config
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(Request(scope), self._config) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+    def card(self) -> dict[str, Any]:
+        """The model as ``/v1/models`` lists it."""
+        card = {"id": self.name, "object": "model", "created": 0, "owned_by": "congling"}
+        limits = {"max_prompt_tokens": self.config.max_prompt_tokens, "max_tokens": self.config.max_tokens}
+        return {**card, "chat": self.model.tuned, **limits}
 
 
 def create_app(model: Model, config: ServeConfig, defaults: SampleConfig | None = None) -> FastAPI:
-    """The application for one model."""
-    app = FastAPI(title="congling", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, config=config)
-    slots = Slots(config.max_concurrent, config.max_waiting)
-    sampling = defaults or SampleConfig()
+    """The application for one model; ``app.state.service`` is its ``Service``. It steps while its lifespan lasts."""
+    service = Service(model, config, defaults or SampleConfig())
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        unknown = first["type"] == "extra_forbidden"
-        message = f"{where}: not supported by this server" if unknown else f"{where}: {first['msg']}"
-        return problem(400, message, where)
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.bridge.start()
+        yield
+        await service.bridge.stop()
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, f"{request.method} {request.url.path}: {error.detail}", None)
-
-    @app.get("/", response_class=HTMLResponse)
-    async def page() -> str:
-        text = files("congling.serve").joinpath("page.html").read_text(encoding="utf-8")
-        return text.replace("{{model}}", escape(model.name))
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": model.name, "object": "model", "created": 0, "owned_by": "congling"}]}
-
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        if not slots.enter():
-            return problem(429, "the server is busy: try again in a moment", None)
-        with ExitStack() as stack:
-            stack.callback(slots.leave)
-            try:
-                completion = await run_in_threadpool(Completion, model, body, config, sampling)
-            except ValueError as error:
-                return problem(400, str(error), "messages")
-            pieces = _pieces(completion, slots, request)
-            if body.stream:
-                usage = bool(body.stream_options and body.stream_options.include_usage)
-                return EventStream(_events(pieces, completion, model.name, usage), stack.pop_all().close)
-            return JSONResponse(await _whole(pieces, completion, model.name))
-
+    app = FastAPI(title="congling", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.add_middleware(Guard, config=config, gate=service.gate)
+    _add_errors(app, service)
+    _add_routes(app, service)
+    app.include_router(page_router(model, config, defaults))
     return app
 
 
-async def _whole(pieces: AsyncIterator[str], completion: Completion, name: str) -> dict[str, Any]:
-    text = "".join([piece async for piece in pieces])
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
-    return {**_frame(completion, name, "chat.completion", [choice]), "usage": completion.usage}
+def _add_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        if service.gate.draining or not service.bridge.alive:
+            raise ApiError(503, "the server is shutting down" if service.gate.draining else "the engine has stopped")
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.card()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != service.name:
+            raise ApiError(404, f"model {name!r} is not here", "model", "model_not_found")
+        return service.card()
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(request: Request) -> Response:
+        return await service.answer(ChatRequest, ChatShape, request)
+
+    @app.post("/v1/completions", response_model=None)
+    async def complete(request: Request) -> Response:
+        return await service.answer(CompletionRequest, TextShape, request)
 
 
-async def _pieces(completion: Completion, slots: Slots, request: Request) -> AsyncGenerator[str]:
-    """The answer's pieces; ends early when the client has gone. A thread makes one token at a time."""
-    async with slots.running:
-        iterator = iter(completion)
-        while not await request.is_disconnected():
-            piece = await run_in_threadpool(next, iterator, _END)
-            if not isinstance(piece, str):
-                return
-            if piece:
-                yield piece
+def _add_errors(app: FastAPI, service: Service) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        if request.method == "POST":
+            service.metrics.requests.labels(request.url.path, error.status).inc()
+        return error.response()
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return ApiError(400, f"{where or 'body'}: {first['msg']}", where or None).response()
 
-async def _events(pieces: AsyncGenerator[str], completion: Completion, name: str, usage: bool) -> AsyncIterator[str]:
-    """Server-sent events as OpenAI's clients read them."""
+    @app.exception_handler(HTTPException)
+    async def missing(request: Request, error: HTTPException) -> Response:
+        return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
 
-    def event(delta: dict[str, str], finish: str | None = None) -> str:
-        choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
-        frame = _frame(completion, name, "chat.completion.chunk", choices)
-        return f"data: {json.dumps(frame, ensure_ascii=False)}\n\n"
-
-    yield event({"role": "assistant", "content": ""})
-    async with aclosing(pieces):  # the slot is given back at once, not when the garbage is collected
-        async for piece in pieces:
-            yield event({"content": piece})
-    yield event({}, completion.finish_reason)
-    if usage:
-        frame = _frame(completion, name, "chat.completion.chunk", [])
-        yield f"data: {json.dumps({**frame, 'usage': completion.usage})}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-def _frame(completion: Completion, name: str, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"id": completion.id, "object": kind, "created": completion.created, "model": name, "choices": choices}
-
-
-def _refusal(request: Request, config: ServeConfig) -> JSONResponse | None:
-    """401 without the key, 411 or 413 for a body of unknown or too great length; None when the request may pass."""
-    if config.api_key and request.url.path.startswith("/v1/"):
-        given = (
-            request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-        )  # its bytes as they came
-        if not hmac.compare_digest(given, config.api_key.encode()):
-            return problem(401, "send the key of this server as 'Authorization: Bearer KEY'", None)
-    if request.method == "POST":
-        length = request.headers.get("content-length", "")
-        if not length.isdigit():
-            return problem(411, "a Content-Length header is needed", None)
-        if int(length) > config.max_body_bytes:
-            return problem(413, f"the body has {length} bytes, at most {config.max_body_bytes} are taken", None)
-    return None
-
-
-def problem(status: int, message: str, parameter: str | None) -> JSONResponse:
-    """An error in the shape of OpenAI's API."""
-    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-    sayable = message.encode("utf-8", "replace").decode()  # JSON can smuggle in halves of characters
-    error = {"message": sayable, "type": kind, "param": parameter, "code": None}
-    return JSONResponse({"error": error}, status_code=status)
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return ApiError(500, "the server has made a mistake: see its log").response()

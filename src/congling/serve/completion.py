@@ -1,118 +1,166 @@
-"""One answer under way: tokens, text that is certain, why it ended. Nothing of it is shared between requests."""
+"""The answers to one HTTP request under way: events become text, text becomes JSON. Nothing of it is shared."""
 
+import asyncio
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from congling.chat import render
-from congling.infer.config import SampleConfig
-from congling.infer.engine import generate
 from congling.infer.model import Model
-from congling.infer.stream import StreamDecoder
-from congling.serve.config import ServeConfig
+from congling.infer.request import QueueFull
+from congling.infer.strategy import Event, Finish
+from congling.infer.text import Piece, TextStream, TokenText
+from congling.serve.bridge import Bridge, Stopped
+from congling.serve.errors import ApiError, busy
+from congling.serve.prepare import Plan
+from congling.serve.shapes import Place, Shape
 
 
-class Message(BaseModel):
-    """A message of a conversation, as OpenAI's API has it; text content only."""
-
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "user", "assistant"]
-    content: str
-    name: str | None = None
+class Gone(Exception):
+    """The client has left: nobody wants the answer any more."""
 
 
-class StreamOptions(BaseModel):
-    """What a stream ends with."""
+@dataclass
+class Line:
+    """One of the answers."""
 
-    include_usage: bool = False
+    index: int
+    stream: TextStream
+    place: Place = field(default_factory=Place)
+    finish: Finish | None = None
+    texts: list[str] = field(default_factory=list)
+    tokens: list[TokenText] = field(default_factory=list)
 
-
-class ChatRequest(BaseModel):
-    """Body of ``POST /v1/chat/completions``; a field that is not supported is refused, never ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: str = ""
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, gt=0)
-    max_completion_tokens: int | None = Field(None, gt=0)
-    stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=0, lt=2**63)  # what torch takes
-    n: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    user: str | None = None
+    @property
+    def whole(self) -> Piece:
+        """All of it in one."""
+        return Piece("".join(self.texts), self.tokens, self.finish)
 
 
-class Completion:
-    """Iterating (once) gives the answer's text piece by piece; then ``finish_reason`` and ``usage`` are known.
+class Answer:
+    """Begins at ``start``; then either ``whole`` or ``chunks``; ``close`` at any time frees what the engine holds."""
 
-    Raises ValueError for a conversation that is too long.
-    """
+    def __init__(self, plan: Plan, model: Model, bridge: Bridge, shape: Shape) -> None:
+        self._plan, self._bridge, self._shape = plan, bridge, shape
+        count = max(len(plan.requests), len(plan.echoes)) * plan.n
+        self._lines = [Line(index, TextStream(model.tokenizer, plan.stops)) for index in range(count)]
+        self._numbers: list[int] = []  # of our requests at the bridge
+        self._new: list[tuple[Line, Piece]] = []  # not yet read
+        self._wake = asyncio.Event()
+        self._error: ApiError | Gone | None = None
+        self._begun = time.monotonic()
+        self.first_token: float | None = None  # seconds until the first token came
 
-    def __init__(self, model: Model, request: ChatRequest, config: ServeConfig, defaults: SampleConfig) -> None:
-        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        ids, _ = render(messages, model.tokenizer, generation_prompt=True)
-        self._prompt = [model.tokenizer.end_id, *ids]
-        if len(self._prompt) > config.max_prompt_tokens:
-            raise ValueError(f"messages: {len(self._prompt)} tokens, at most {config.max_prompt_tokens} are taken")
-        self._tokenizer = model.tokenizer
-        sampling = _sampling(request, config, defaults)
-        ends = {model.tokenizer.end_id, model.tokenizer.im_start_id, model.tokenizer.im_end_id}
-        self._tokens = generate(model.transformer, self._prompt, sampling, ends)
-        self._limit = min(sampling.max_tokens, sampling.max_context - len(self._prompt))  # as the engine has it
-        self._stops = [request.stop] if isinstance(request.stop, str) else list(request.stop or ())
-        self.completion_tokens = 0
-        self.finish_reason: Literal["stop", "length"] = "stop"
+    def start(self) -> None:
+        """Puts the requests in the engine's line. Raises ApiError, with nothing left behind."""
+        for index, line in enumerate(self._lines if self._plan.echoes else ()):
+            self._tell(line, self._plan.echoes[index // self._plan.n])
+        if not self._plan.requests:
+            for line in self._lines:
+                self._tell(line, Piece("", finish="length"))
+        try:
+            for number, request in enumerate(self._plan.requests):
+                self._numbers.append(self._bridge.submit(request, partial(self._receive, number)))
+        except QueueFull as error:
+            self.close()
+            raise busy(str(error)) from None
+        except (ValueError, Stopped) as error:
+            self.close()
+            raise ApiError(503 if isinstance(error, Stopped) else 400, str(error)) from None
 
-    def __iter__(self) -> Iterator[str]:
-        decoder, held = StreamDecoder(self._tokenizer), ""
-        for token in self._tokens:
-            self.completion_tokens += 1
-            held += decoder.push(token)
-            text, held, stopped = split_at_stop(held, self._stops)
-            if text or not stopped:
-                yield text  # an empty piece lets the caller look whether anybody still listens
-            if stopped:
-                return
-        if self.completion_tokens >= self._limit:
-            self.finish_reason = "length"
-        yield split_at_stop(held + decoder.finish(), self._stops, last=True)[0]
+    def close(self) -> None:
+        """Cancels what has not ended; nothing more comes."""
+        numbers, self._numbers = self._numbers, []
+        for number in numbers:
+            self._bridge.forget(number)
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self._break_off(Gone())
+
+    def expire(self, seconds: float) -> None:
+        """The time is over."""
+        self._break_off(ApiError(504, f"the answer took more than {seconds:g} s", code="timeout"))
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens of prompt and answer."""
-        prompt, answer = len(self._prompt), self.completion_tokens
+        """Tokens of prompts and answers."""
+        prompt, answer = self._plan.prompt_tokens, sum(line.stream.tokens for line in self._lines)
         return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
+    async def whole(self) -> bytes:
+        """The body of the response, once all answers have ended."""
+        async for new in self._read():
+            for line, piece in new:
+                line.texts.append(piece.text)
+                line.tokens += piece.tokens
+        choices = [self._shape.choice(line.index, line.whole, line.place) for line in self._lines]
+        return self._shape.whole(choices, self.usage)
 
-def split_at_stop(text: str, stops: Sequence[str], last: bool = False) -> tuple[str, str, bool]:
-    """(text that is certain, text held back because a stop string may begin there, whether a stop string was met)."""
-    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
-    if found:
-        return text[: min(found)], "", True
-    if last:
-        return text, "", False
-    longest = max((len(stop) for stop in stops), default=0)
-    for size in range(min(longest - 1, len(text)), 0, -1):
-        if any(stop.startswith(text[-size:]) for stop in stops):
-            return text[:-size], text[-size:], False
-    return text, "", False
+    async def chunks(self, usage: bool) -> AsyncIterator[bytes]:
+        """Server-sent events as OpenAI's clients read them: all that is new, each time something is."""
+        shape = self._shape
+        if opening := b"".join(shape.opening(line.index) for line in self._lines):
+            yield opening
+        async for new in self._read():
+            if data := b"".join(shape.chunk(line.index, piece, line.place) for line, piece in new):
+                yield data
+        yield (shape.usage(self.usage) if usage else b"") + b"data: [DONE]\n\n"
 
+    def told(self, error: ApiError) -> bytes:
+        """The event with which a stream breaks off."""
+        return self._shape.error(error.body)
 
-def _sampling(request: ChatRequest, config: ServeConfig, defaults: SampleConfig) -> SampleConfig:
-    wanted = request.max_completion_tokens or request.max_tokens or config.max_tokens
-    changes: dict[str, Any] = {"max_tokens": min(wanted, config.max_tokens)}
-    for key in ("temperature", "top_p", "seed"):
-        if (value := getattr(request, key)) is not None:
-            changes[key] = value
-    if request.seed is None:
-        changes["seed"] = uuid.uuid4().int % 2**31
-    return defaults.model_copy(update=changes)
+    async def _read(self) -> AsyncIterator[list[tuple[Line, Piece]]]:
+        """What is new, until all answers have ended. Raises ApiError when they cannot."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            new, self._new = self._new, []
+            if new:
+                yield new
+            if self._error is not None:
+                raise self._error
+            if not self._new and all(line.finish for line in self._lines):
+                return
+
+    # -- called by the bridge ----------------------------------------------------------------------------------------
+
+    def _receive(self, number: int, events: list[Event]) -> None:
+        if self.first_token is None:
+            self.first_token = time.monotonic() - self._begun
+        n = self._plan.n
+        lines = self._lines[number * n : number * n + n]
+        for event in events:
+            if event.index < 0:
+                if not all(line.finish for line in lines):
+                    self._fail(event)
+                continue
+            line = lines[event.index]
+            for piece in line.stream.push(event) if line.finish is None else ():
+                self._tell(line, piece)
+            if line.stream.stopped and event.finish is None:
+                self._stop(number, event.index, lines)
+
+    def _stop(self, number: int, index: int, lines: list[Line]) -> None:
+        """A stop string was met: the engine need not go on with this answer."""
+        if self._numbers:
+            self._bridge.stop_answer(self._numbers[number], index, all(line.finish for line in lines))
+
+    def _fail(self, event: Event) -> None:
+        if event.finish == "cancelled":
+            self._break_off(ApiError(503, "the server is shutting down", code="shutting_down", retry=5))
+        elif event.error.startswith(("regex", "JSON schema")):  # a form that turns out to be too much on the way
+            self._break_off(ApiError(400, event.error))
+        else:
+            self._break_off(ApiError(500, f"the answer could not be made: {event.error}", code="engine_error"))
+
+    def _break_off(self, error: ApiError | Gone) -> None:
+        self._error = self._error or error
+        self.close()
+        self._wake.set()
+
+    def _tell(self, line: Line, piece: Piece) -> None:
+        line.finish = piece.finish
+        self._new.append((line, piece))
+        self._wake.set()

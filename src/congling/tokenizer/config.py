@@ -65,9 +65,3 @@ class InspectConfig(Config):
         "", "write a page there, with rounds, usage, coverage and runner-up paths; empty: print the text"
     )
     files: tuple[str, ...] = option((), "page: .txt or .jsonl(.zst) files, a domain each, whose bytes a token it shows")
-
-
-class ExportConfig(Config):
-    """For whom."""
-
-    format: Literal["hf"] = option("hf", "hf: Hugging Face tokenizers and transformers")

@@ -24,20 +24,31 @@ from congling.tokenizer.vocabulary import SPECIALS, Vocabulary
 
 FORMATS = ("hf",)
 _NEVER = {"congling": -1e9, "seed": -1e3}  # score of an id that no text may give: below any path over its characters
-# As congling.chat renders a conversation; a test holds the two together.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
-    "{{- raise_exception('role must be system, user or assistant') -}}{%- endif -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
-)
 
 
-def export(tokenizer: Tokenizer, folder: Path, format: str = "hf") -> list[Path]:
+def _chat_template(behind_role: str, behind_message: str) -> str:
+    """As congling.chat renders a conversation, in Jinja; a test holds the two together."""
+    return (
+        "{%- for message in messages -%}"
+        "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
+        "{{- raise_exception('role must be system, user or assistant') -}}{%- endif -%}"
+        f"{{{{- '<|im_start|>' + message['role'] + '{behind_role}' "
+        f"+ message['content'] + '<|im_end|>{behind_message}' -}}}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{- '<|im_start|>assistant{behind_role}' -}}}}{{%- endif -%}}"
+    )
+
+
+CHAT_TEMPLATE = _chat_template("\\n", "\\n")
+SEED_TEMPLATE = _chat_template(" ", "")  # SEED §5
+_BEGIN = SPECIALS[1]  # <|endoftext|>
+
+
+def export(tokenizer: Tokenizer, folder: Path, format: str = "hf", with_model: bool = False) -> list[Path]:
     """Writes the files of ``format`` into ``folder`` (made if need be); returns them.
 
+    with_model: it goes beside a model. Texts and chats then begin after <|endoftext|>, as those did that the model
+    learned from, and a model of the seed's gets the seed's chat template.
     Raises ValueError for another format, a folder that holds something else, or a vocabulary whose ids the library
     could give for text: one that lacks a character of ``<0x41>`` or ``<|im_start|>``, or has such a name as a piece.
     """
@@ -46,8 +57,8 @@ def export(tokenizer: Tokenizer, folder: Path, format: str = "hf") -> list[Path]
     names = _names(tokenizer.vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "tokenizer.json": _tokenizer_json(tokenizer.vocabulary, names),
-        "tokenizer_config.json": _config(tokenizer.vocabulary),
+        "tokenizer.json": _tokenizer_json(tokenizer.vocabulary, names, with_model),
+        "tokenizer_config.json": _config(tokenizer.vocabulary, with_model),
     }
     strange = sorted(path.name for path in folder.iterdir() if path.name not in (*files, "chat_template.jinja", FILE))
     if strange:
@@ -56,10 +67,16 @@ def export(tokenizer: Tokenizer, folder: Path, format: str = "hf") -> list[Path]
         artifact.atomic_write(folder / name, (json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8"))
     tokenizer.save(folder)
     written = [folder / name for name in (*files, FILE)]
-    if tokenizer.special:
-        artifact.atomic_write(folder / "chat_template.jinja", CHAT_TEMPLATE.encode("utf-8"))
+    if template := _template(tokenizer.vocabulary, with_model):
+        artifact.atomic_write(folder / "chat_template.jinja", template.encode("utf-8"))
         written.append(folder / "chat_template.jinja")
     return written
+
+
+def _template(v: Vocabulary, with_model: bool) -> str | None:
+    if v.kind == "seed":
+        return SEED_TEMPLATE if with_model else None
+    return "{{- bos_token -}}" + CHAT_TEMPLATE if with_model else CHAT_TEMPLATE
 
 
 def _names(v: Vocabulary) -> list[str]:
@@ -78,7 +95,7 @@ def _names(v: Vocabulary) -> list[str]:
     return names
 
 
-def _tokenizer_json(v: Vocabulary, names: list[str]) -> dict[str, Any]:
+def _tokenizer_json(v: Vocabulary, names: list[str], with_model: bool) -> dict[str, Any]:
     never = _NEVER[v.kind]
     rows = [[name, never] for name in names] + [
         [piece, float(score)] for piece, score in zip(v.pieces, v.scores, strict=True)
@@ -90,10 +107,19 @@ def _tokenizer_json(v: Vocabulary, names: list[str]) -> dict[str, Any]:
         "added_tokens": [_added(number, name) for number, name in enumerate(names) if name in SPECIALS],
         "normalizer": None,
         "pre_tokenizer": None,
-        "post_processor": None,
+        "post_processor": _begins(names) if with_model and v.kind == "congling" else None,
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "Unigram", "unk_id": 0, "vocab": rows, "byte_fallback": True},
     }
+
+
+def _begins(names: list[str]) -> dict[str, Any]:
+    """The library's way to put <|endoftext|> before each text."""
+    begin = {"SpecialToken": {"id": _BEGIN, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+    token = {"id": _BEGIN, "ids": [names.index(_BEGIN)], "tokens": [_BEGIN]}
+    pair = [begin, first, second]
+    return {"type": "TemplateProcessing", "single": pair[:2], "pair": pair, "special_tokens": {_BEGIN: token}}
 
 
 def _added(number: int, name: str) -> dict[str, Any]:
@@ -101,13 +127,15 @@ def _added(number: int, name: str) -> dict[str, Any]:
     return {"id": number, "content": name, **flags}
 
 
-def _config(v: Vocabulary) -> dict[str, Any]:
-    config = {
+def _config(v: Vocabulary, with_model: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     if v.kind == "congling":
-        roles = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}
-        return {**config, **roles, "chat_template": CHAT_TEMPLATE}
-    return config
+        config |= {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", "bos_token": _BEGIN}
+    if with_model:
+        config["padding_side"] = "left"  # what a batch to be continued wants
+    template = _template(v, with_model)
+    return {**config, "chat_template": template} if template else config

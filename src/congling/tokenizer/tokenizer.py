@@ -135,8 +135,10 @@ class Tokenizer:
         return before[begins] - inside
 
     def piece(self, number: int) -> bytes:
-        """What one id stands for."""
-        return self.decode_bytes([number])
+        """What one id stands for. Raises ValueError for an id outside."""
+        if not 0 <= number < self.vocab_size:
+            raise ValueError(f"id {number}: must be 0 … {self.vocab_size - 1}")
+        return self._words[number].tobytes()[: self._sizes[number]]
 
     # -- special ids -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""The server under 32 streaming clients beside one, its times to the first token, and whether its memory stays flat.
+
+Usage: python benchmarks/server.py [MODEL] [seconds=600] [clients=32] [max_tokens=128] [key=value of serve …]
+Without MODEL: the preset jerry-0.18b with random weights (folder /tmp/congling-benchmark).
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from common import store
+from server_process import holdings, random_model, serving
+
+CLIENT = Path(__file__).with_name("server_client.py")
+
+
+def measure(port, clients, seconds, max_tokens, seed):
+    command = [sys.executable, str(CLIENT), *map(str, (port, clients, seconds, max_tokens, seed))]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def watch(pid, samples, stop):
+    """What the process holds, six times a minute."""
+    start = time.monotonic()
+    while not stop.wait(10):
+        samples.append({"at": round(time.monotonic() - start), **holdings(pid)})
+
+
+def main(words):
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    model = next((word for word in words if "=" not in word), None) or random_model("/tmp/congling-benchmark")
+    seconds, clients, max_tokens = (
+        int(settings.pop(key, default)) for key, default in (("seconds", 600), ("clients", 32), ("max_tokens", 128))
+    )
+    rest = [f"{key}={value}" for key, value in settings.items()]
+    with serving(model, f"engine.max_batch={clients}", *rest) as (process, port):
+        measure(port, clients, min(10, seconds / 6).__ceil__(), max_tokens, 1)  # all memory that the first ones take
+        one = measure(port, 1, max(seconds // 10, 5), max_tokens, 2)
+        samples, stop = [{"at": 0, **holdings(process.pid)}], threading.Event()
+        watcher = threading.Thread(target=watch, args=(process.pid, samples, stop))
+        watcher.start()
+        many = measure(port, clients, seconds, max_tokens, 3)
+        stop.set()
+        watcher.join()
+        samples.append({"at": seconds, **holdings(process.pid)})
+    figures = {
+        "model": Path(model).name,
+        "settings": rest,
+        "one": one,
+        "many": many,
+        "speedup": round(many["tokens_per_second"] / one["tokens_per_second"], 2),
+        "memory": samples[:: max(len(samples) // 12, 1)],
+        "grown_mb": round(samples[-1]["rss_mb"] - samples[len(samples) // 2]["rss_mb"], 1),
+    }
+    store("server", figures)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
