@@ -68,7 +68,7 @@ COMBINED = {
 LR, JERRY_LR, JERRY_ADAM_LR = 1.2e-2, 1e-3, 3e-4
 SEEDS = (1, 2, 3)
 TOKENS = 400_000  # of START; the others get as many as the same FLOPs allow
-BASE, BASE_LR = {**START, **_RELU}, LR
+BASE, BASE_LR = {**START, **_SWIGLU}, LR
 
 
 def runs(kind, seeds=SEEDS):
@@ -77,7 +77,7 @@ def runs(kind, seeds=SEEDS):
     if kind == "sweep":
         for name, model, loop, rates in (
             ("start, Muon", START, {}, (6e-3, 1.2e-2, 2.4e-2)),
-            ("base, Muon", BASE, {}, (6e-3, 1.2e-2, 2.4e-2)),
+            ("ReLU after, Muon", {**START, **_RELU}, {}, (6e-3, 1.2e-2, 2.4e-2)),
             ("jerry, Muon", JERRY, {}, (3e-4, 1e-3, 2e-3)),
             ("jerry, AdamW", JERRY, SEED_OPTIMIZER, (1.5e-4, 3e-4, 6e-4, 1e-3)),
         ):

@@ -6,6 +6,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from congling.model.config import ModelConfig
 from congling.model.folder import save_model
 from congling.model.transformer import Transformer
@@ -26,8 +28,24 @@ def random_model(folder, preset="jerry-0.18b"):
         scores = [-1_000_000 - 500_000 * len(piece) for piece in pieces]
         Tokenizer(Vocabulary("congling", pieces, scores, [1] * len(pieces))).save(folder / "vocabulary.txt")
         model = Transformer(ModelConfig(preset=preset).resolve(V), 1)
+        with torch.no_grad():
+            head = model.head if model.head_affine is None else model.head_affine.value
+            head *= sureness(model.eval())
         save_model(folder, model, folder / "vocabulary.txt")
     return folder
+
+
+def sureness(model, entropy=3.7):
+    """The factor on random logits that makes them as sure as a trained model's: 3.7 nats are the seed's last loss.
+
+    Flat ones, that no trained model has, are slow to sample from: the nucleus holds half of the vocabulary."""
+    logits = model.logits(model(torch.randint(V, (1, 64), generator=torch.Generator().manual_seed(1))))
+    low, high = 0.0, 100.0
+    for _ in range(30):
+        factor = (low + high) / 2
+        p = (factor * logits).log_softmax(-1)
+        low, high = (factor, high) if -(p.exp() * p).sum(-1).mean() > entropy else (low, factor)
+    return factor
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 # ruff: noqa: E501
-"""Writes the newest stored figures of the ablation and of token efficiency between the markers of docs/training.md and
-docs/log.md.
+"""Writes the newest stored figures of the ablation and of token efficiency between the markers of docs/training.md.
 
 Usage: python benchmarks/training_tables.py"""
 
+from extrapolation import POSITIONS
 from tokenizer_tables import ROOT, newest, put, table
 
 
@@ -12,13 +12,13 @@ def _bits(row):
     return f"{row['bits_per_byte']:.4f}{deviation}"
 
 
-def dials(rows, start):
+def dials(rows, start, name="start"):
     """Rows of one kind, the best first, with what each differs from ``start``."""
     ordered = sorted(rows.items(), key=lambda item: item[1]["bits_per_byte"])
     return {
         name: {
             "bits per byte": _bits(row),
-            "against start": f"{row['bits_per_byte'] - start['bits_per_byte']:+.4f}",
+            f"against {name}": f"{row['bits_per_byte'] - start['bits_per_byte']:+.4f}",
             "seeds": row["seeds"],
             "tokens, k": f"{row['tokens'] / 1e3:.0f}",
             "parameters, M": f"{row['parameters'] / 1e6:.2f}",
@@ -43,6 +43,12 @@ def ablation(result):
     ]
     if "combined" in rows:
         parts += ["Together:", table("dials", dials(rows["combined"], start))]
+    for kind, times in (("longer", "2.5"), ("longest", "6")):
+        if kind in rows:
+            parts += [
+                f"With {times} times the compute:",
+                table("dials", dials(rows[kind], rows[kind][min(rows[kind])], min(rows[kind]))),
+            ]
     parts += ["Learning rates tried (one seed):", table("recipe, rate", dials(rows["sweep"], start))]
     return "\n\n".join(parts + [f"*{remark}*" for remark in result.get("remarks", [])])
 
@@ -71,7 +77,24 @@ def efficiency(result):
     return "\n\n".join(parts + [f"*{remark}*" for remark in result.get("remarks", [])])
 
 
+def extrapolation(result):
+    parts = []
+    for task, methods in result["figures"]["table"].items():
+        rows = {}
+        for position, row in methods.items():
+            for how, label in (("scaled", ", × ln n"), ("plain", "")):
+                shares = row[how]
+                rows[POSITIONS[position] + label] = {
+                    f"{n}": f"{shares['exact'][n]:.0%} ({shares['symbols'][n]:.1%})" for n in shares["exact"]
+                }
+        parts += [
+            f"{task}: sequences exact (symbols right), by length; seeds {result['figures']['seeds']}:",
+            table("method", rows),
+        ]
+    return "\n\n".join(parts)
+
+
 if __name__ == "__main__":
     dial_table, curves = ablation(newest("ablation")), efficiency(newest("token-efficiency"))
-    put(ROOT / "docs" / "log.md", dial_table, "ablation")
     put(ROOT / "docs" / "training.md", f"{dial_table}\n\n{curves}", "ablation")
+    put(ROOT / "docs" / "training.md", extrapolation(newest("extrapolation")), "extrapolation")

@@ -55,7 +55,7 @@ def test_roles_name_every_parameter_once(variant):
     assert [n for n, r in roles.items() if r == "embedding"] == ["embedding"]
     assert [n for n, r in roles.items() if r == "head"] == ([] if model.architecture.tie_embeddings else ["head"])
     assert sum(r == "heads" for r in roles.values()) == 3 * 2
-    assert sum(r == "matrix" for r in roles.values()) == (4 if variant.get("feed_forward") == "swiglu" else 3) * 2
+    assert sum(r == "matrix" for r in roles.values()) == (4 if model.architecture.feed_forward == "swiglu" else 3) * 2
 
 
 def test_starting_values_come_from_the_seed_alone():

@@ -62,10 +62,10 @@ _DEMO: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": _DEMO,
-    # 0.18 B with 65,536 ids; what each dial is worth: docs/training.md. The feed-forward is the seed's.
+    # 0.18 B with 65,536 ids; what each dial is worth: docs/training.md.
     "base-0.18b": {
-        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1536,
-        "qk_norm": True, "value_residual": True, "feed_forward": "relu_relu", "tie_embeddings": False,
+        **_DEMO, "dim": 768, "num_layers": 12, "num_heads": 12, "head_dim": 128, "ffn_dim": 1024,
+        "qk_norm": True, "value_residual": True, "feed_forward": "swiglu", "tie_embeddings": False,
     },
     # The seed's model: 768 → 1,536 projections, post-norm, affine scalars, talking heads, untied.
     "jerry-0.18b": {
