@@ -14,7 +14,8 @@ KINDS = {"bf16": "F16", "int8": "Q8_0", "int4": "Q4_0"}  # what stands beside ou
 
 def write_model(path: Path, kind: str, a) -> None:
     """A Llama with the widths of architecture ``a``; SwiGLU's three matrices are together as large as our two."""
-    rng, ffn = np.random.default_rng(0), a.ffn_dim * 2 // 3
+    rng = np.random.default_rng(0)
+    ffn = a.ffn_dim if a.feed_forward == "swiglu" else a.ffn_dim * 2 // 3  # three matrices in place of two
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(4096)
     writer.add_embedding_length(a.dim)
