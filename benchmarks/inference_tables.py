@@ -52,7 +52,11 @@ def server(result, long):
 
 def abuse(result):
     f = result["figures"]
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in f.items() if isinstance(value, int | float))
+    return (
+        f"{f['requests']:,} requests of {len(f['kinds'])} kinds (broken, over-long, slow, left by their clients) in {f['seconds']:.0f} s, {f['wrong']} wrong statuses, "
+        f"{sum(f['held_at_the_end'].values()):.0f} requests or pages held at the end; memory {f['before']['rss_mb']:.0f} → {f['after']['rss_mb']:.0f} MB, "
+        f"threads {f['before']['threads']} → {f['after']['threads']}, files {f['before']['files']} → {f['after']['files']}"
+    )
 
 
 def document():

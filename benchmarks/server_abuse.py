@@ -234,7 +234,7 @@ def main(words):
     rest = [f"{key}={value}" for key, value in settings.items()]
     with serving(model, *LIMITS, *rest) as (process, port):
         figures = asyncio.run(measure(process, port, count, clients, seed))
-    store("server_abuse", figures)
+    store("server-abuse", figures)
     leaks = any(figures["held_at_the_end"].values())
     grown = [figures["after"][key] - figures["before"][key] for key in ("threads", "files")]
     if figures["wrong"] or leaks or max(grown) > 0 or not figures["alive"]:
