@@ -62,7 +62,19 @@ from congling.infer.cpu.fields import (
     Q,
 )  # fmt: skip
 from congling.infer.cpu.row_kernels import block_product, clear_row, number_bytes, row_bytes, share, to_row
-from congling.infer.cpu.small_kernels import Floats, Row, Table, apart, barrier, exp, floats, ints, kernel
+from congling.infer.cpu.small_kernels import (
+    Floats,
+    Row,
+    Table,
+    apart,
+    barrier,
+    exp,
+    floats,
+    ints,
+    kernel,
+    larger,
+    scale_32,
+)  # fmt: skip
 from congling.infer.cpu.tile_kernels import BYTES
 
 
@@ -127,31 +139,42 @@ def score_pages(thread: int, model: Row, number: int, wave: Row, jobs: Table, wi
 
 
 @kernel
-def _scale_scores(model: Row, number: int, form: int, job: Row, place: int, head: int, s: Floats) -> None:
-    """What the cache and constants ask of raw products: scales of int8, (s + q·b)/rms + q·key bias."""
+def _scale_pages(
+    model: Row, number: int, form: int, table: int, place: int, source: int, target: int, pages: int
+) -> None:
+    """target = source · the int8 scale of each token's layer inputs, or keys (``place``: head), or values (+ heads)."""
     apart()
-    kind, width = model[CACHE], model[DIM] if form == LAYER_INPUTS else model[HEAD]
-    constants = floats(model[CONSTANTS] + 8 * (place * model[HEADS] + head), 2)
     base, stride = page_place(model, number, form)
-    table = ints(job[JOB_TABLE], pages_of(len(s)))
-    for p in range(pages_of(len(s))):
-        first, last = PAGE * p, min(PAGE * (p + 1), len(s))
-        page = base + table[p] * stride
-        if kind == BYTES:
-            if form == LAYER_INPUTS:
-                scales = floats(input_scales(page, kind, width), PAGE)
-            else:
-                scales = floats(page + head_scales(model[HEADS], width, head), PAGE)
-            for t in range(first, last):
-                s[t] *= scales[t - first]
-        if form == LAYER_INPUTS:
-            if model[QK_NORM]:
-                rms = floats(page + input_bytes(kind, width, head), PAGE)
-                for t in range(first, last):
-                    s[t] = (s[t] + constants[0]) * rms[t - first] + constants[1]
-            else:
-                for t in range(first, last):
-                    s[t] += constants[0] + constants[1]
+    if form == LAYER_INPUTS:
+        base = input_scales(base, BYTES, model[DIM])
+    else:
+        base += head_scales(model[HEADS], model[HEAD], place)
+    numbers = ints(table, pages)
+    for p in range(pages):
+        scale_32(source + 4 * PAGE * p, base + numbers[p] * stride, target + 4 * PAGE * p)
+
+
+@kernel
+def _scale_scores(model: Row, number: int, form: int, job: Row, place: int, head: int, s: Floats, at: int) -> None:
+    """What the cache and constants ask of raw products ``s``, at ``at``: scales of int8, (s + q·b)/rms + q·key bias."""
+    apart()
+    kind, width, pages = model[CACHE], model[DIM], pages_of(len(s))
+    if kind == BYTES:
+        _scale_pages(model, number, form, job[JOB_TABLE], head, at, at, pages)
+    if form != LAYER_INPUTS:
+        return
+    constants = floats(model[CONSTANTS] + 8 * (place * model[HEADS] + head), 2)
+    first, second = constants[0], constants[1]
+    if not model[QK_NORM]:
+        for t in range(len(s)):
+            s[t] += first + second
+        return
+    base, stride = page_place(model, number, form)
+    table = ints(job[JOB_TABLE], pages)
+    for p in range(pages):
+        rms = floats(base + table[p] * stride + input_bytes(kind, width, head), PAGE)
+        for t in range(PAGE * p, min(PAGE * (p + 1), len(s))):
+            s[t] = (s[t] + first) * rms[t - PAGE * p] + second
 
 
 @kernel
@@ -166,12 +189,12 @@ def _place_scores(model: Row, layer: Row, head: int, s: Floats) -> None:
         rate = floats(layer[RATE], model[HEADS])[head]
         offset = floats(layer[OFFSET], model[HEADS])[head] * factor
         for t in range(count - 1):
-            s[t] = s[t] * scale / (np.float32(1) + rate * np.float32(count - 1 - t)) - offset
+            s[t] = s[t] * scale / (np.float32(1) + rate * np.float32(np.int32(count - 1 - t))) - offset
         s[count - 1] *= scale
     elif model[POSITION] == ALIBI:
         slope = floats(layer[RATE], model[HEADS])[head] * factor
         for t in range(count):
-            s[t] = s[t] * scale - slope * np.float32(count - 1 - t)
+            s[t] = s[t] * scale - slope * np.float32(np.int32(count - 1 - t))
     else:
         for t in range(count):
             s[t] *= scale
@@ -182,7 +205,7 @@ def _softmax(s: Floats) -> None:
     apart()
     largest = np.float32(-3e38)
     for t in range(len(s)):
-        largest = max(largest, s[t])
+        largest = larger(largest, s[t])
     total = np.float32(0)
     for t in range(len(s)):
         s[t] = exp(s[t] - largest)
@@ -229,7 +252,7 @@ def _weigh_one(
     s, other = floats(model[SCORES] + line, count), floats(model[SCORES_2] + line, count)
     total = np.float32(1)
     if stage == 0:
-        _scale_scores(model, number, form, job, place, head, s)
+        _scale_scores(model, number, form, job, place, head, s, model[SCORES] + line)
         _place_scores(model, layer, head, s)
         if not talking:
             _softmax(s)
@@ -258,23 +281,6 @@ def weigh(thread: int, model: Row, layer: Row, number: int, wave: Row, jobs: Tab
 
 
 @kernel
-def _scale_weights(model: Row, number: int, form: int, job: Row, head: int, line: int, width: int, padded: int) -> None:
-    """SCORES_2 = SCORES · the scale of each token's int8 values (or layer inputs)."""
-    apart()
-    s, to = floats(model[SCORES] + 4 * line * width, padded), floats(model[SCORES_2] + 4 * line * width, padded)
-    base, stride = page_place(model, number, form)
-    table = ints(job[JOB_TABLE], padded // PAGE)
-    for p in range(padded // PAGE):
-        page = base + table[p] * stride
-        if form == LAYER_INPUTS:
-            scales = floats(input_scales(page, BYTES, model[DIM]), PAGE)
-        else:
-            scales = floats(page + head_scales(model[HEADS], model[HEAD], model[HEADS] + head), PAGE)
-        for t in range(PAGE):
-            to[PAGE * p + t] = s[PAGE * p + t] * scales[t]
-
-
-@kernel
 def make_p_rows(thread: int, model: Row, number: int, wave: Row, jobs: Table, width: int) -> None:
     """Attention weights in the form that blocks are multiplied with; for int8 times the scales of layer ``number``."""
     apart()
@@ -289,8 +295,9 @@ def make_p_rows(thread: int, model: Row, number: int, wave: Row, jobs: Table, wi
             source = model[SCORES] + 4 * line * width
             clear_row(source, count, padded)
             if kind == BYTES:
-                source = model[SCORES_2] + 4 * line * width
-                _scale_weights(model, number, wave[WAVE_FORM], job, one % heads, line, width, padded)
+                scaled, place = model[SCORES_2] + 4 * line * width, heads + one % heads
+                _scale_pages(model, number, wave[WAVE_FORM], job[JOB_TABLE], place, source, scaled, padded // PAGE)
+                source = scaled
             to_row(kind, source, padded, model[P_ROWS] + line * row_bytes(kind, width), width)
 
 

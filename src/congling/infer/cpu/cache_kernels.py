@@ -9,7 +9,7 @@ import numpy as np
 
 from congling.infer.cpu.fields import DIM, HEAD, HEADS, PAGE, TRUE_HEAD
 from congling.infer.cpu.row_kernels import inverse_rms, number_bytes
-from congling.infer.cpu.small_kernels import Row, apart, entry, floats, ints, kernel, octets, shorts, turn_chunk
+from congling.infer.cpu.small_kernels import Row, apart, entry, floats, ints, kernel, larger, octets, shorts, turn_chunk
 from congling.infer.cpu.tile_kernels import BF16, BYTES, FP32
 
 
@@ -49,7 +49,7 @@ def _byte_factor(source: int, count: int, scale: int) -> np.float32:
     apart()
     x, largest = floats(source, count), np.float32(0)
     for c in range(count):
-        largest = max(largest, abs(x[c]))
+        largest = larger(largest, abs(x[c]))
     floats(scale, 1)[0] = largest / np.float32(127)
     return np.float32(127) / largest if largest > 0 else np.float32(0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from congling.infer.cpu.fields import RELU2, RELU_RELU
-from congling.infer.cpu.small_kernels import Floats, apart, entry, exp, floats, ints, kernel, octets, shorts
+from congling.infer.cpu.small_kernels import Floats, apart, entry, exp, floats, ints, kernel, shorts, to_bytes
 from congling.infer.cpu.tile_kernels import BF16, BLOCK_BYTES, COLUMNS, FP32, call_product
 
 _EPS = np.float32(1e-6)
@@ -64,24 +64,6 @@ def multiply(
 
 
 @kernel
-def _to_bytes(source: int, target: int, info: int) -> None:
-    """32 float32 as int8 with a scale, and their sum."""
-    apart()
-    x, y, scale, total = floats(source, 32), octets(target, 32), floats(info, 1), ints(info + 4, 1)
-    largest = np.float32(0)
-    for i in range(32):
-        largest = max(largest, abs(x[i]))
-    scale[0] = largest / np.float32(127)
-    inverse = np.float32(127) / largest if largest > 0 else np.float32(0)
-    count = np.int32(0)
-    for i in range(32):
-        value = np.int32(np.floor(x[i] * inverse + np.float32(0.5)))
-        y[i] = np.uint8(value)
-        count += value
-    total[0] = count
-
-
-@kernel
 def to_row(kind: int, source: int, count: int, target: int, info: int) -> None:
     """``count`` float32 in the form that blocks of ``kind`` are multiplied with; info: from a row to its scales."""
     apart()
@@ -96,7 +78,7 @@ def to_row(kind: int, source: int, count: int, target: int, info: int) -> None:
             short[i] = np.uint16((np.int64(bits[i]) + 0x7FFF + ((bits[i] >> 16) & 1)) >> 16)
     else:
         for group in range(count // 32):
-            _to_bytes(source + 128 * group, target + 32 * group, target + info + 8 * group)
+            to_bytes(source + 128 * group, target + 32 * group, target + info + 8 * group)
 
 
 @kernel

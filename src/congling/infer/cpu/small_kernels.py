@@ -101,7 +101,9 @@ def exp(typingctx: Any, x: Any) -> Any:
             kind = ir.FunctionType(_F32, [_F32] * len(values))
             return b.call(cgutils.get_or_insert_function(b.module, kind, name), values)
 
-        x = call("llvm.minnum.f32", call("llvm.maxnum.f32", args[0], number(-87.3)), number(88.7))
+        # comparisons, where minnum and maxnum would cost three operations each for what is not a number
+        x = b.select(b.fcmp_ordered(">", args[0], number(-87.3)), args[0], number(-87.3))
+        x = b.select(b.fcmp_ordered("<", x, number(88.7)), x, number(88.7))
         power = call("llvm.rint.f32", b.fmul(x, number(1.4426950408889634)))  # x = power·ln 2 + rest
         rest = call("llvm.fma.f32", power, number(-0.693145751953125), x)
         rest = call("llvm.fma.f32", power, number(-1.428606765330187e-06), rest)
@@ -112,6 +114,64 @@ def exp(typingctx: Any, x: Any) -> Any:
         return b.fmul(value, b.bitcast(bits, _F32))
 
     return types.float32(types.float32), codegen
+
+
+@intrinsic
+def larger(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger of two float32 that are numbers: unlike ``max`` a loop of it becomes vectors."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        call = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_F32, [_F32] * 2), "llvm.maxnum.f32")
+        return builder.call(call, args, fastmath=("nnan", "nsz"))
+
+    return types.float32(types.float32, types.float32), codegen
+
+
+@intrinsic
+def to_bytes(typingctx: Any, source: Any, target: Any, info: Any) -> Any:
+    """32 float32 as int8, a float32 scale and an int32 sum of them; all three are addresses."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        b, (source, target, info) = builder, args
+        wide, integers = ir.VectorType(_F32, 32), ir.VectorType(_I32, 32)
+
+        def call(name: str, result: ir.Type, *values: Any) -> Any:
+            kind = ir.FunctionType(result, [v.type for v in values])
+            flags = () if result == _I32 else ("nnan", "nsz")
+            return b.call(cgutils.get_or_insert_function(b.module, kind, name), values, fastmath=flags)
+
+        def all_of(x: Any) -> Any:
+            return b.shuffle_vector(b.insert_element(zero, x, ir.Constant(_I32, 0)), zero, ir.Constant(integers, None))
+
+        def put(x: Any, offset: int, address: Any) -> None:
+            b.store(x, b.inttoptr(b.add(address, ir.Constant(_I64, offset)), ir.PointerType(x.type)), align=4)
+
+        zero, most, none = ir.Constant(wide, None), ir.Constant(_F32, 127.0), ir.Constant(_F32, 0.0)
+        x = b.load(b.inttoptr(source, ir.PointerType(wide)), align=4, typ=wide)
+        largest = call("llvm.vector.reduce.fmax.v32f32", _F32, call("llvm.fabs.v32f32", wide, x))
+        inverse = b.select(b.fcmp_ordered(">", largest, none), b.fdiv(most, largest), none)
+        shifted = call("llvm.fma.v32f32", wide, x, all_of(inverse), ir.Constant(wide, [0.5] * 32))
+        whole = b.fptosi(call("llvm.floor.v32f32", wide, shifted), integers)
+        put(b.trunc(whole, ir.VectorType(ir.IntType(8), 32)), 0, target)
+        put(b.fdiv(largest, most), 0, info)
+        put(call("llvm.vector.reduce.add.v32i32", _I32, whole), 4, info)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def scale_32(typingctx: Any, source: Any, scales: Any, target: Any) -> Any:
+    """32 float32 times 32 others; all three are addresses."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(_F32, 32)
+        places = [builder.inttoptr(address, ir.PointerType(kind)) for address in args]
+        a, b = (builder.load(place, align=4, typ=kind) for place in places[:2])
+        builder.store(builder.fmul(a, b), places[2], align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
 
 
 @intrinsic
