@@ -25,6 +25,10 @@ class SampleConfig(Config):
     max_context: int = option(2048, "prompt and answer together, in tokens; a chat forgets its oldest turns", gt=1)
     seed: int = option(0, "the same request and seed give the same text", ge=0)
 
+    def limit(self, prompt_tokens: int) -> int:
+        """Tokens that an answer to a prompt of so many may have, at least 1."""
+        return max(1, min(self.max_tokens, self.max_context - prompt_tokens))
+
 
 class EngineConfig(Config):
     """How much memory and which arithmetic generation uses. The absorbed cache is that of EL-attention (Yan et al.

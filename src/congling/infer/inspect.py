@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from congling.model.attend import attend
@@ -49,7 +48,7 @@ def inspect(transformer: Transformer, ids: Sequence[int], layer: int = 0, head: 
     batch = torch.tensor([list(ids)], device=transformer.embedding.device)
     places = torch.arange(len(ids), device=batch.device)
     back = places[:, None] - places  # [T, T] distances
-    x = _embedded(transformer, batch, places)
+    x = transformer.embed(batch)
     figures, chosen, values = [], torch.empty(0), None
     for number, one in enumerate(cast(Sequence[Layer], transformer.layers)):
         shares = _shares(one, x, places)  # [H, T, T]
@@ -70,13 +69,6 @@ def decays(transformer: Transformer, distances: Sequence[int]) -> list[Decay]:
     at = torch.tensor(list(distances), device=transformer.embedding.device)
     attentions = [cast(Attention, layer.attention) for layer in transformer.layers]
     return [Decay(*attention.position.scale_and_bias(at)) for attention in attentions]
-
-
-def _embedded(transformer: Transformer, ids: Tensor, places: Tensor) -> Tensor:
-    x = F.embedding(ids, transformer.embedding)  # [1, T, D]
-    if transformer.embedding_affine is not None:
-        x = transformer.embedding_affine(x)
-    return x if transformer.input_position is None else x + transformer.input_position(places)
 
 
 def _shares(layer: Layer, x: Tensor, places: Tensor) -> Tensor:

@@ -44,11 +44,6 @@ def make_strategy(
     return SamplingStrategy(config, vocab_size, stop_ids, n, best_of, rules, logprobs)
 
 
-def _limit(config: SampleConfig, prompt: list[int]) -> int:
-    """Tokens that an answer may have."""
-    return max(1, min(config.max_tokens, config.max_context - len(prompt)))
-
-
 @dataclass
 class _Answer:
     """One of the samples under way."""
@@ -128,7 +123,7 @@ class SamplingStrategy:
         """Samplers of the answers still open, and the row of logits that each reads."""
         if not self._limit:
             prompt, logprobs = live[0].ids, self._logprobs
-            self._limit = _limit(self._config, prompt)
+            self._limit = self._config.limit(len(prompt))
             if self._ranked and logprobs is None:
                 logprobs = 0  # the ranking needs them
             first = Sampler(self._config, prompt, self._vocab_size, 0, self._rules, logprobs)
@@ -229,7 +224,7 @@ class BeamSearch:
     def advance(self, live: list[Sequence], logits: Tensor) -> Outcome:
         """See ``Strategy``."""
         if not self._limit:
-            self._limit = _limit(self._config, live[0].ids)
+            self._limit = self._config.limit(len(live[0].ids))
             self._beams = [_Beam(Sampler(self._config, live[0].ids, self._vocab_size, 0, self._rules), [], 0.0)]
         grow: list[tuple[Sequence, int]] = []
         beams: list[_Beam] = []

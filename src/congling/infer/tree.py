@@ -83,7 +83,7 @@ class TreeSearch:
             return Outcome([], [], [], True)
         if self._trunk is None:
             prompt = live[0].ids
-            self._limit = max(1, min(self._config.max_tokens, self._config.max_context - len(prompt)))
+            self._limit = self._config.limit(len(prompt))
             self._trunk = Sampler(self._config, prompt, self._vocab_size, 0, self._rules)
             return self._branch_out(live[0], logits[0], [])
         if not self._under_way:

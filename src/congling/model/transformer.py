@@ -101,18 +101,22 @@ class Transformer(nn.Module):
         documents: [B, T] numbers; a token attends only to tokens with its own number (packed or padded rows). Decoding
         with a cache is in ``infer/``: the model keeps nothing.
         """
-        x = F.embedding(ids, self.embedding)  # [B, T, D]
-        if self.embedding_affine is not None:
-            x = self.embedding_affine(x)
         mask = None if documents is None else DocumentMask(documents, documents)
-        if self.input_position is not None:
-            places = torch.arange(ids.shape[1], device=ids.device) if mask is None else mask.places
-            x = x + self.input_position(places)
+        x = self.embed(ids, mask)
         first = None
         for layer in self.layers:
             x, values = layer(x, mask, first)
             first = values if first is None else first
         return x if self.norm is None else self.norm(x)
+
+    def embed(self, ids: Tensor, mask: DocumentMask | None = None) -> Tensor:
+        """What goes into the first layer, [B, T, D]."""
+        x = F.embedding(ids, self.embedding)
+        if self.embedding_affine is not None:
+            x = self.embedding_affine(x)
+        if self.input_position is not None:
+            x = x + self.input_position(torch.arange(ids.shape[1], device=ids.device) if mask is None else mask.places)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., V] in float32 of hidden states [..., D]."""
