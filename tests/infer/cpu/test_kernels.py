@@ -30,21 +30,21 @@ KINDS = {"fp32": FP32, "bf16": BF16, "int8": INT8, "int4": INT4}
 
 @njit(**OPTIONS)
 def _fast(function, block, table, pages, turns, row, gap, info, rows, out, bias, add):
-    call_product(function, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+    call_product(function, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
 
 
 @njit(**OPTIONS)
 def _general(kind, block, table, pages, turns, row, gap, info, rows, out, bias, add):
     if kind == 0:
-        product(0, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+        product(0, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
     elif kind == 1:
-        product(1, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+        product(1, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
     elif kind == 2:
-        product(2, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+        product(2, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
     elif kind == 3:
-        product(3, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+        product(3, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
     else:
-        product(4, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add)
+        product(4, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
 
 
 def rows_of(kind, x):

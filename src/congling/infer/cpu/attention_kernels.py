@@ -129,12 +129,13 @@ def score_pages(thread: int, model: Row, number: int, wave: Row, jobs: Table, wi
                     4 * width,
                     0,
                     0,
+                    0,
                 )
                 continue
             for h in range(heads):
                 block_product(
                     model[CACHE_PRODUCT], kind, page + head_block(kind, columns, h), model[IDENTITY], 0, 1, columns,
-                    row + h * line, heads * line, info, job[JOB_ROWS], out + 4 * h * width, 4 * heads * width, 0, 0,
+                    row + h * line, heads * line, info, job[JOB_ROWS], out + 4 * h * width, 4 * heads * width, 0, 0, 0,
                 )  # fmt: skip
 
 
@@ -323,7 +324,7 @@ def sum_inputs(thread: int, model: Row, number: int, job: Row, width: int) -> No
         for b in range(2 * first, 2 * last):
             block_product(
                 model[CACHE_PRODUCT], kind, model[TURNED] + b * block, model[IDENTITY], size, near, PAGE, at, line,
-                info, count, out + 128 * b, 4 * dim, 0, start,
+                info, count, out + 128 * b, 4 * dim, 0, start, 0,
             )  # fmt: skip
 
 
@@ -346,5 +347,5 @@ def sum_values(thread: int, model: Row, number: int, wave: Row, jobs: Table, wid
             block_product(
                 model[CACHE_PRODUCT], kind, values, job[JOB_TABLE], stride, pages_of(job[JOB_TOKENS]), PAGE,
                 row + one // blocks * line, heads * line, width, job[JOB_ROWS], out + 128 * one,
-                4 * heads * model[HEAD], 0, 0,
+                4 * heads * model[HEAD], 0, 0, 0,
             )  # fmt: skip

@@ -37,11 +37,11 @@ def block_bytes(kind: int, columns: int) -> int:
 @kernel
 def block_product(
     function: int, kind: int, block: int, table: int, stride: int, pages: int, columns: int, row: int, gap: int,
-    info: int, rows: int, out: int, out_gap: int, bias: int, add: int,
+    info: int, rows: int, out: int, out_gap: int, bias: int, add: int, ahead: int,
 ) -> None:  # fmt: skip
-    """out[r, 32] (+)= row r · block (+ bias) for any number of rows; columns: those of a page."""
+    """out[r, 32] (+)= row r · block (+ bias) for any number of rows; columns: a page's; ahead: as ``product``."""
     turns = columns // COLUMNS[kind]
-    call_product(function, block, table, stride, pages, turns, row, gap, info, rows, out, out_gap, bias, add)
+    call_product(function, block, table, stride, pages, turns, row, gap, info, rows, out, out_gap, bias, add, ahead)
 
 
 @kernel
@@ -59,7 +59,7 @@ def multiply(
             to = out + start * out_gap + 128 * b
             block_product(
                 function, kind, matrix + b * size, zero, 0, 1, columns, row + start * gap, gap, columns, count, to,
-                out_gap, at, add,
+                out_gap, at, add, size,
             )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ Every row has the same order of sums, whatever stands beside it: bits never depe
 AVX-512 the same code is made of general vector operations, which LLVM fits to any processor.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
@@ -21,6 +22,8 @@ LANES, GROUP = 32, 32  # outputs of a block; columns that share a scale in rows 
 COLUMNS = (8, 16, 64, 64, 32)
 BLOCK_BYTES = (1024, 1024, 2176, 1152, 1024)
 ROW_BYTES = (32, 32, 64, 64, 32)
+# By kind: rows done together. Measured: integers keep a second set of sums, for which 8 rows leave no registers.
+TILES = ((8, 4, 1), (8, 4, 1), (4, 1), (4, 1), (4, 1))
 _OFFSET = (0, 0, 128, 8, 128)  # integers of a block are unsigned: stored + offset
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -56,12 +59,23 @@ class _Tile:
 
     def __init__(self, builder: ir.IRBuilder, kind: int, rows: int, generic: bool) -> None:
         self.b, self.kind, self.rows, self.generic = builder, kind, rows, generic
-        self.sums = [[self._new_sum() for _ in range(2)] for _ in range(rows)]
+        self.next: tuple[Any, Any] | None = None  # where to fetch, and lines a turn
+        self.sums = [[self._new_sum(_VF) for _ in range(2)] for _ in range(rows)]
 
-    def _new_sum(self) -> Any:
-        place = cgutils.alloca_once(self.b, _VF)
-        self.b.store(ir.Constant(_VF, None), place)
+    def _new_sum(self, kind: ir.Type) -> Any:
+        place = cgutils.alloca_once(self.b, kind)
+        self.b.store(ir.Constant(kind, None), place)
         return place
+
+    def plan_ahead(self, group: Any, lines: Any, turns: Any, address: Any) -> None:
+        """Group ``group`` of the rows, the first apart, is to fetch its part of what is at ``address``."""
+        b = self.b
+        earlier = b.sub(group, ir.Constant(_I64, 1))
+        place = cgutils.alloca_once(b, _I64)
+        start = b.mul(b.mul(earlier, turns), b.mul(lines, ir.Constant(_I64, 64)))
+        b.store(b.add(address, start), place)
+        first = b.icmp_signed("<", earlier, ir.Constant(_I64, 0))
+        self.next = place, b.select(first, ir.Constant(_I64, 0), lines)
 
     def load(self, address: Any, offset: int, kind: ir.Type, align: int = 1) -> Any:
         at = self.b.add(address, ir.Constant(_I64, offset)) if offset else address
@@ -79,29 +93,47 @@ class _Tile:
     def turn(self, block: Any, row: Any, stride: Any, info: Any) -> None:
         """One turn of the loop. Addresses: of the block's part, of the row's part, of its scales and sums.
 
-        Nothing is fetched ahead here: that cost 10 % of the bandwidth, the processor does it better.
+        Its own block is not fetched ahead: that cost 10 % of the bandwidth, the processor does it better.
         """
         rows = [self.b.add(row, self.b.mul(stride, ir.Constant(_I64, r))) for r in range(self.rows)]
         infos = [self.b.add(info, self.b.mul(stride, ir.Constant(_I64, r))) for r in range(self.rows)]
         if self.kind in (FP32, BF16):
-            for step in range(8):
-                blocks = [self.load(block, 128 * step + 64 * half, _VI, 64) for half in range(2)]
-                for r in range(self.rows):
-                    number = self.splat(self.load(rows[r], 4 * step, _I32, 4))
-                    for half in range(2):
-                        place = self.sums[r][half]
-                        self.b.store(self._float_dot(self.b.load(place), blocks[half], number), place)
+            self._steps(8, lambda step: self._float_step(block, rows, step))
             return
         for group in range(COLUMNS[self.kind] // GROUP):
             self._integers(block, group, rows, infos)
 
+    def _steps(self, count: int, body: Callable[[Any], None]) -> None:
+        """``count`` steps one after another; in the code of many rows as a loop: it would be long to compile."""
+        if self.rows <= 4:
+            for step in range(count):
+                body(ir.Constant(_I64, step))
+        else:
+            with cgutils.for_range(self.b, ir.Constant(_I64, count)) as loop:
+                body(loop.index)
+
+    def _at(self, address: Any, step: Any, size: int) -> Any:
+        return self.b.add(address, self.b.mul(step, ir.Constant(_I64, size)))
+
+    def _float_step(self, block: Any, rows: list[Any], step: Any) -> None:
+        line = self._at(block, step, 128)
+        blocks = [self.load(line, 64 * half, _VI, 64) for half in range(2)]
+        for r in range(self.rows):
+            number = self.splat(self.load(self._at(rows[r], step, 4), 0, _I32, 4))
+            for half in range(2):
+                place = self.sums[r][half]
+                self.b.store(self._float_dot(self.b.load(place), blocks[half], number), place)
+
     def fetch(self, address: Any) -> None:
         """Asks for the part of a block at ``address``: caches come in pieces too short for the processor to foresee."""
+        for offset in range(0, BLOCK_BYTES[self.kind], 64):
+            self.fetch_line(self.b.add(address, ir.Constant(_I64, offset)))
+
+    def fetch_line(self, address: Any) -> None:
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(_I8), _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
-        for offset in range(0, BLOCK_BYTES[self.kind], 64):
-            at = self.b.inttoptr(self.b.add(address, ir.Constant(_I64, offset)), ir.PointerType(_I8))
-            self.b.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 2, 1))])  # to read, second level, data
+        at = self.b.inttoptr(address, ir.PointerType(_I8))
+        self.b.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 2, 1))])  # to read, second level, data
 
     def _float_dot(self, total: Any, block: Any, number: Any) -> Any:
         b = self.b
@@ -118,34 +150,40 @@ class _Tile:
     def _integers(self, block: Any, group: int, rows: list[Any], infos: list[Any]) -> None:
         """32 columns: integers are summed exactly, from −offset·Σ row on, then scaled into the float sums."""
         b = self.b
-        totals = []
+        totals = [[self._new_sum(_VI) for _ in range(2)] for _ in range(self.rows)]
         for r in range(self.rows):
             start = b.mul(self.load(infos[r], 8 * group + 4, _I32, 4), ir.Constant(_I32, -_OFFSET[self.kind]))
-            totals.append([self.splat(start)] * 2)
-        for step in range(8):
-            blocks = [self._quads(block, group, step, half) for half in range(2)]
-            for r in range(self.rows):
-                four = self.splat(self.load(rows[r], GROUP * group + 4 * step, _I32, 4))
-                totals[r] = [self._integer_dot(totals[r][half], blocks[half], four) for half in range(2)]
+            for half in range(2):
+                b.store(self.splat(start), totals[r][half])
+        steps = 4 if self.kind == INT4 else 8
+        self._steps(steps, lambda step: self._integer_step(block, group, rows, totals, step))
         scales = [self._scale(block, group, half) for half in range(2)]
         for r in range(self.rows):
             factor = self.splat(self.load(infos[r], 8 * group, _F32, 4))
             for half in range(2):
                 place, scale = self.sums[r][half], scales[half]
                 both = factor if scale is None else b.fmul(factor, scale)
-                total = b.sitofp(totals[r][half], _VF)
+                total = b.sitofp(b.load(totals[r][half]), _VF)
                 b.store(self.call("llvm.fma.v16f32", _VF, total, both, b.load(place)), place)
 
-    def _quads(self, block: Any, group: int, step: int, half: int) -> Any:
-        """16 lanes of four unsigned columns."""
-        if self.kind == BYTES:
-            return self.load(block, 128 * step + 64 * half, _VI, 64)
-        if self.kind == INT8:
-            return self.load(block, 128 + 1024 * group + 128 * step + 64 * half, _VI, 64)
-        packed = self.load(block, 128 + 512 * group + 128 * (step % 4) + 64 * half, _VI, 64)
-        if step >= 4:
-            packed = self.b.lshr(packed, self.splat(ir.Constant(_I32, 4)))
-        return self.b.and_(packed, self.splat(ir.Constant(_I32, 0x0F0F0F0F)))
+    def _integer_step(self, block: Any, group: int, rows: list[Any], totals: list[list[Any]], step: Any) -> None:
+        """Columns 4·step … of the 32, with int4 also those 16 further on, which share their bytes."""
+        for later, blocks in enumerate(self._quads(block, group, step)):
+            for r in range(self.rows):
+                four = self.splat(self.load(self._at(rows[r], step, 4), GROUP * group + 16 * later, _I32, 4))
+                for half in range(2):
+                    place = totals[r][half]
+                    self.b.store(self._integer_dot(self.b.load(place), blocks[half], four), place)
+
+    def _quads(self, block: Any, group: int, step: Any) -> list[list[Any]]:
+        """[part][half] of 16 lanes of four unsigned columns each."""
+        b, line = self.b, self._at(block, step, 128)
+        start = {INT8: 128 + 1024 * group, INT4: 128 + 512 * group, BYTES: 0}[self.kind]
+        loaded = [self.load(line, start + 64 * half, _VI, 64) for half in range(2)]
+        if self.kind != INT4:
+            return [loaded]
+        mask, four = self.splat(ir.Constant(_I32, 0x0F0F0F0F)), self.splat(ir.Constant(_I32, 4))
+        return [[b.and_(x, mask) for x in loaded], [b.and_(b.lshr(x, four), mask) for x in loaded]]
 
     def _scale(self, block: Any, group: int, half: int) -> Any:
         if self.kind == BYTES:
@@ -167,32 +205,36 @@ class _Tile:
 @intrinsic(prefer_literal=True)
 def product(
     typingctx: Any, kind: Any, generic: Any, block: Any, table: Any, page_stride: Any, pages: Any, turns: Any, row: Any,
-    row_stride: Any, info: Any, rows: Any, out: Any, out_stride: Any, bias: Any, add: Any,
+    row_stride: Any, info: Any, rows: Any, out: Any, out_stride: Any, bias: Any, add: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """out[r, 32] (+)= row r · block (+ bias) for ``rows`` rows; all places are addresses, strides bytes.
 
     The block may come in ``pages`` pieces: piece p at block + table[p]·page_stride, each of ``turns`` turns; the row's
     numbers go on from piece to piece. info: from a row to its (float32 scale, int32 sum) of each 32 columns. bias: an
-    address or 0. add: 1 adds to what is in ``out``.
+    address or 0. add: 1 adds to what is in ``out``. ahead: bytes from the block to what is wanted after it, which many
+    rows leave time to fetch; 0 for nothing.
     """
     kind_value, generic_value = kind.literal_value, bool(generic.literal_value)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        *given, rows, out, out_stride, bias, add = args[2:]
+        *given, rows, out, out_stride, bias, add, ahead = args[2:]
         done = ir.Constant(_I64, 0)
-        for together in (4, 1):
+        for together in TILES[kind_value]:
             times = builder.sdiv(builder.sub(rows, done), ir.Constant(_I64, together))
+            lines = _lines_a_turn(builder, kind_value, times, ahead)
             with cgutils.for_range(builder, times) as loop:
                 first = builder.add(done, builder.mul(loop.index, ir.Constant(_I64, together)))
                 block, table, page_stride, pages, turns, row, row_stride, info = given
                 row = builder.add(row, builder.mul(first, row_stride))
                 tile = _Tile(builder, kind_value, together, generic_value)
+                if together == TILES[kind_value][0]:  # nearly all rows
+                    tile.plan_ahead(loop.index, lines, turns, builder.add(block, ahead))
                 _sum(tile, block, table, page_stride, pages, turns, row, row_stride, info)
                 _finish(tile, builder.add(out, builder.mul(first, out_stride)), out_stride, bias, add)
             done = builder.add(done, builder.mul(times, ir.Constant(_I64, together)))
         return context.get_dummy_value()
 
-    return types.void(kind, generic, *[types.int64] * 13), codegen
+    return types.void(kind, generic, *[types.int64] * 14), codegen
 
 
 def _sum(
@@ -215,6 +257,29 @@ def _sum(
             scales = b.add(b.add(row, info), times(count, 8 * COLUMNS[t.kind] // GROUP))
             numbers = b.add(row, times(count, ROW_BYTES[t.kind]))
             t.turn(b.add(base, times(turn.index, BLOCK_BYTES[t.kind])), numbers, row_stride, scales)
+            if t.next is not None:
+                _fetch_lines(t, *t.next)
+
+
+def _lines_a_turn(b: ir.IRBuilder, kind: int, groups: Any, ahead: Any) -> Any:
+    """Cache lines that a turn asks for, so that all groups of rows but the first ask for a whole block together.
+
+    The first reads a block itself when nobody asked for it; with one group there is no time to fetch anything ahead.
+    """
+    one, some = ir.Constant(_I64, 1), BLOCK_BYTES[kind] // 64
+    others = b.sub(groups, one)
+    useful = b.and_(b.icmp_signed(">", others, ir.Constant(_I64, 0)), b.icmp_signed("!=", ahead, ir.Constant(_I64, 0)))
+    others = b.select(useful, others, one)
+    lines = b.sdiv(b.add(others, ir.Constant(_I64, some - 1)), others)
+    return b.select(useful, lines, ir.Constant(_I64, 0))
+
+
+def _fetch_lines(t: _Tile, place: Any, lines: Any) -> None:
+    b = t.b
+    with cgutils.for_range(b, lines):
+        at = b.load(place)
+        t.fetch_line(at)
+        b.store(b.add(at, ir.Constant(_I64, 64)), place)
 
 
 def _fetch_piece(t: _Tile, base: Any, turns: Any) -> None:
@@ -241,13 +306,13 @@ def _finish(t: _Tile, out: Any, out_stride: Any, bias: Any, add: Any) -> None:
 @intrinsic
 def call_product(
     typingctx: Any, function: Any, block: Any, table: Any, page_stride: Any, pages: Any, turns: Any, row: Any,
-    row_stride: Any, info: Any, rows: Any, out: Any, out_stride: Any, bias: Any, add: Any,
+    row_stride: Any, info: Any, rows: Any, out: Any, out_stride: Any, bias: Any, add: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """``product`` at an address: its code is large, and numba would compile it again into each of its callers."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_I64] * 13)
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * 14)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 14), codegen
+    return types.void(*[types.int64] * 15), codegen

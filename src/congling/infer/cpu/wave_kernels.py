@@ -209,7 +209,7 @@ def _fold_queries(thread: int, model: Row, layer: Row, wave: Row, jobs: Table) -
         block_product(
             model[WEIGHT_PRODUCT], kind, layer[W_FOLDED] + one * size, model[IDENTITY], 0, 1, width,
             model[ROWS] + h * line, heads * line, width, rows, model[FOLDED] + 4 * h * dim + 128 * b, 4 * heads * dim,
-            0, 0,
+            0, 0, size,
         )  # fmt: skip
     barrier(state, threads)
     line = row_bytes(cache, dim)
@@ -252,7 +252,7 @@ def _apply_matrix(thread: int, model: Row, layer: Row, wave: Row, jobs: Table, f
         out = model[Q] + 4 * row * heads * width + 128 * one
         block_product(
             model[WEIGHT_PRODUCT], kind, layer[W_VALUE] + one * size, model[IDENTITY], 0, 1, dim,
-            model[ROWS] + one // blocks * line, heads * line, dim, rows, out, 4 * heads * width, 0, add,
+            model[ROWS] + one // blocks * line, heads * line, dim, rows, out, 4 * heads * width, 0, add, size,
         )  # fmt: skip
         if layer[B_VALUE] != 0:
             bias = floats(layer[B_VALUE] + 128 * one, 32)
