@@ -30,21 +30,21 @@ KINDS = {"fp32": FP32, "bf16": BF16, "int8": INT8, "int4": INT4}
 
 @njit(**OPTIONS)
 def _fast(function, block, table, pages, turns, row, gap, info, rows, out, bias, add):
-    call_product(function, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+    call_product(function, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
 
 
 @njit(**OPTIONS)
 def _general(kind, block, table, pages, turns, row, gap, info, rows, out, bias, add):
     if kind == 0:
-        product(0, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+        product(0, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
     elif kind == 1:
-        product(1, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+        product(1, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
     elif kind == 2:
-        product(2, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+        product(2, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
     elif kind == 3:
-        product(3, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+        product(3, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
     else:
-        product(4, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 0)
+        product(4, 1, block, table, 4096, pages, turns, row, gap, info, rows, out, 128, bias, add, 64)
 
 
 def rows_of(kind, x):
@@ -97,7 +97,7 @@ def test_packed_weights_are_near_what_was_packed(name, limit):
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("rows", [1, 7, 21])
 def test_products_with_and_without_avx512(name, rows):
     kind, rng = KINDS[name], np.random.default_rng(1)
     blocks = packing.pack(torch.from_numpy(rng.standard_normal((32, 128), np.float32)), name, packing.Arena())
