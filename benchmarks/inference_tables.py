@@ -37,15 +37,47 @@ def quantised(figures):
     }
 
 
+def caches(result):
+    f = result["figures"]
+    longest = {
+        name: {
+            "longest context": f"{row['tokens']:,}",
+            "memory of the process, GB": row["peak, GB"],
+            "a token there, s": row["seconds a token"],
+        }
+        for name, row in f["longest"].items()
+    }
+    parts = [
+        "The two forms of the cache by length of the context, tokens/s on one thread, by turns (`benchmarks/cache.py`):",
+        table("", f["speed"]),
+        "The longest context in 8 GB with the weights, tried by filling the cache and computing tokens at its end:",
+        table("", longest),
+    ]
+    if "lookup" in f:
+        off, on = f["lookup"].values()
+        parts.append(
+            f"Prompt lookup (`engine.lookup=8`, greedy answers of the demo's model to held-out texts): {on['tokens a step']} tokens a step, "
+            f"{on['accepted']} of {on['guessed']} guesses right, {on['tokens/s'] / off['tokens/s']:.2f} times the tokens/s."
+        )
+    return "\n\n".join(parts)
+
+
+def overall(rounds):
+    """Tokens a second of all rounds; median and worst of their times to the first token."""
+    speed = sum(r["tokens"] for r in rounds) / sum(r["seconds"] for r in rounds)
+    firsts = [r["first_token_ms"] for r in rounds]
+    return speed, sorted(f["p50"] for f in firsts)[len(firsts) // 2], max(f["p95"] for f in firsts)
+
+
 def server(result, long):
-    f, memory = result["figures"], long["figures"]["memory"]
-    one, many = f["one"], f["many"]
+    f, memory, lasting = result["figures"], long["figures"]["memory"], long["figures"]["many"][0]
+    one, many = overall(f["one"])[0], overall(f["many"])
     half = memory[len(memory) // 2 :]
     return (
-        f"`congling serve` of `{f['model']}` in bf16 with random weights on two cores, client included: one streaming client {one['tokens_per_second']:.0f} tokens/s, "
-        f"{many['clients']} clients {many['tokens_per_second']:.0f} ({f['speedup']} times), {many['errors']} errors; time to the first token p50 {many['first_token_ms']['p50']:.0f} ms, "
-        f"p95 {many['first_token_ms']['p95']:.0f} ms. Over {long['figures']['many']['seconds']:.0f} s of {long['figures']['many']['clients']} clients ({long['figures']['many']['requests']:,} answers, "
-        f"{long['figures']['many']['errors']} errors; other work on the machine) memory: {memory[0]['rss_mb']:.0f} MB at the start, {half[0]['rss_mb']:.0f} MB at half, {memory[-1]['rss_mb']:.0f} MB at the end "
+        f"`congling serve` of `{f['model']}` in bf16 with random weights on two cores, client included, by turns: one streaming client {one:.0f} tokens/s, "
+        f"{f['many'][0]['clients']} clients {many[0]:.0f} ({f['speedup']} times), {sum(r['errors'] for r in f['many'])} errors; time to the first token p50 {many[1]:.0f} ms, "
+        f"p95 {many[2]:.0f} ms. Over {lasting['seconds']:.0f} s of {lasting['clients']} clients ({lasting['requests']:,} answers, "
+        f"{lasting['errors']} errors; other work on the machine) memory: {memory[0]['rss_mb']:.0f} MB at the start, {half[0]['rss_mb']:.0f} MB at half, {memory[-1]['rss_mb']:.0f} MB at the end "
         "(it grows until the cache of 1 GiB is full of pages kept for later prompts)."
     )
 
@@ -60,14 +92,15 @@ def abuse(result):
 
 
 def document():
-    decode, loss, short, long, wild = (
-        newest(n) for n in ("decode", "quantisation", "server", "server-long", "server-abuse")
+    decode, loss, cache, short, long, wild = (
+        newest(n) for n in ("decode", "quantisation", "cache", "server", "server-long", "server-abuse")
     )
     parts = [
         f"{decode['date'][:10]}, {decode['hardware']['cpu']} ({', '.join(decode['hardware']['flags'])}), random weights, 65,536 ids, batch 1, one thread, llama.cpp (f16, q8_0, q4_0, a Llama of the same size) in the same run:",
         table("preset, weights, threads, cache", decode_rows(decode["figures"])),
         f"What precision costs, in held-out bits per byte of the demo's base model ({loss['figures']['settings']['tokens']:,} tokens as prompts; {loss['figures']['settings']['decode']} decoded one by one):",
         table("", quantised(loss["figures"])),
+        caches(cache),
         server(short, long),
         f"Abuse ({wild['date'][:10]}): {abuse(wild)}.",
     ]

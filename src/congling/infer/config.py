@@ -36,7 +36,7 @@ class EngineConfig(Config):
 
     precision: Precision = option("auto", "of the weights; auto: bf16 (in torch on a CPU: what they are in)")
     cache: CacheKind = option("auto", "absorbed (layer inputs), kv (keys and values), or what measured better")
-    cache_precision: CachePrecision = option("auto", "of the cache; auto follows precision")
+    cache_precision: CachePrecision = option("auto", "of the cache; auto: int8, with fp32 or in torch as the weights")
     memory_mb: int = option(1024, "memory of the cache, a hard limit: requests wait until they fit", gt=0)
     max_batch: int = option(32, "sequences decoding at once", gt=0)
     max_waiting: int = option(1024, "requests that may wait for their turn; more are refused", ge=0)

@@ -96,7 +96,7 @@ def test_prompts_and_decoding_in_one_step_and_wanted_rows():
 
 def test_a_copied_page_is_the_same_and_bytes_are_told():
     model = transformer()
-    backend = CpuBackend(model, "bf16", "kv", threads=1)
+    backend = CpuBackend(model, "bf16", "kv", "bf16", threads=1)
     driver = Driver(backend, 2)
     driver.feed({0: TEXTS[0][:30]}, prompt=True)
     backend.copy_page(driver.tables[0, 0], driver.tables[1, 0])
