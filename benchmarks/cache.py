@@ -7,6 +7,7 @@ pretrained model and its tokens: greedy answers with and without prompt lookup (
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,15 +18,15 @@ import numpy as np
 import torch
 
 from common import store
-from congling.config import load
 from congling.corpus.tokens import TokenDataset
-from congling.infer.backend import Batch
 from congling.infer.config import EngineConfig, SampleConfig
 from congling.infer.cpu.backend import CpuBackend
 from congling.infer.engine import Engine
 from congling.infer.model import Model
+from congling.model.config import ModelConfig
 from congling.model.transformer import Transformer
-from congling.recipe import Recipe
+from one_sequence import forward
+from server_process import holdings
 
 PRESETS = ("base-0.18b", "jerry-0.18b")
 CASES = [("bf16", "bf16"), ("bf16", "int8"), ("int8", "int8"), ("int4", "int8")]
@@ -33,17 +34,14 @@ PROMPT, ANSWER, GUESSED = 96, 128, 8
 
 
 def transformer(preset):
-    architecture = load(Recipe, None, [f"preset={preset}"], "model").model.resolve(65_536)
-    return Transformer(architecture).eval()
+    return Transformer(ModelConfig(preset=preset).resolve(65_536)).eval()
 
 
 def fill(backend, pages):
     """Computes a page of tokens and copies it into all others."""
     backend.allocate(pages)
     table = np.arange(pages, dtype=np.int32)[None]
-    ids = np.arange(300, 332, dtype=np.int64)
-    zero = np.zeros(1, np.int32)
-    backend.forward(Batch(ids, np.array([0, 32], np.int32), zero, table, np.array([31], np.int32), np.array([True])))
+    forward(backend, table, range(300, 300 + backend.page_tokens), 0, True)
     for page in range(1, pages):
         backend.copy_page(0, page)
     return table
@@ -51,11 +49,8 @@ def fill(backend, pages):
 
 def step(backend, table, context, rows=1):
     """Seconds of one forward pass of ``rows`` tokens behind ``context`` others."""
-    ids = np.arange(400, 400 + rows, dtype=np.int64)
-    starts, wanted = np.array([0, rows], np.int32), np.arange(rows, dtype=np.int32)
-    batch = Batch(ids, starts, np.array([context], np.int32), table, wanted, np.array([False]))
     start = time.perf_counter()
-    backend.forward(batch)
+    forward(backend, table, range(400, 400 + rows), context, False, every=True)
     return time.perf_counter() - start
 
 
@@ -88,9 +83,10 @@ def longest(preset, weights, form, cache, gigabytes):
     """In a process of its own: as many tokens as fit, tried; peak of the whole process."""
     model = transformer(preset)
     backend = CpuBackend(model, weights, form, cache, threads=1)
+    heads = model.architecture.num_heads
     del model
-    base = rss()
-    a_token = backend.page_bytes / 32 + 3 * 4 * 12 * 1.25  # three buffers of scores, a row for each of 12 heads
+    base = holdings(os.getpid())["rss_mb"] * 2**20
+    a_token = backend.page_bytes / 32 + 3 * 4 * heads * 1.25  # three buffers of scores, a row for each head
     pages = int((gigabytes * 1e9 - base - 2e8) / a_token / 32)
     table = fill(backend, pages)
     seconds = [step(backend, table, 32 * pages - 1) for _ in range(2)]
@@ -98,14 +94,10 @@ def longest(preset, weights, form, cache, gigabytes):
     found = {
         "tokens": 32 * pages,
         "seconds a token": round(min(seconds), 2),
-        "memory, GB": round(rss() / 1e9, 2),
+        "memory, GB": round(holdings(os.getpid())["rss_mb"] * 2**20 / 1e9, 2),
         "peak, GB": round(peak / 1e9, 2),
     }
     print(json.dumps(found))
-
-
-def rss():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def longest_of_all(gigabytes):
@@ -145,12 +137,11 @@ def lookup(model_folder, tokens_folder):
 
 
 def main(words):
+    torch.set_num_threads(1)
     if words[:1] == ["longest"]:
-        torch.set_num_threads(1)
         return longest(*words[1:5], float(words[5]))
     options = dict(word.split("=", 1) for word in words if "=" in word)
     folders = [word for word in words if "=" not in word]
-    torch.set_num_threads(1)
     contexts = [int(c) for c in options.get("contexts", "18,256,1024,4096").split(",")]
     result = {"speed": sweep(contexts, int(options.get("rounds", 5)))}
     result["longest"] = longest_of_all(float(options.get("gigabytes", 8)))

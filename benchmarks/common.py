@@ -32,6 +32,11 @@ def store(name: str, figures: dict) -> Path:
     return file
 
 
+def speed(rounds: list[dict]) -> float:
+    """Tokens a second of several measurements together."""
+    return sum(r["tokens"] for r in rounds) / sum(r["seconds"] for r in rounds)
+
+
 def hardware() -> dict:
     """Processor, cores, memory in bytes, and the instruction sets that matter here."""
     lines = dict(

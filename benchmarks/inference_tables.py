@@ -3,6 +3,7 @@
 
 Usage: python benchmarks/inference_tables.py"""
 
+from common import speed
 from tokenizer_tables import ROOT, newest, put, table
 
 OURS = ("ours kv", "ours absorbed")
@@ -64,9 +65,8 @@ def caches(result):
 
 def overall(rounds):
     """Tokens a second of all rounds; median and worst of their times to the first token."""
-    speed = sum(r["tokens"] for r in rounds) / sum(r["seconds"] for r in rounds)
     firsts = [r["first_token_ms"] for r in rounds]
-    return speed, sorted(f["p50"] for f in firsts)[len(firsts) // 2], max(f["p95"] for f in firsts)
+    return speed(rounds), sorted(f["p50"] for f in firsts)[len(firsts) // 2], max(f["p95"] for f in firsts)
 
 
 def server(result, long):

@@ -15,10 +15,10 @@ import torch
 from common import store
 from congling.corpus.tokens import TokenDataset
 from congling.evaluate.bits import count_bytes, measure, windows
-from congling.infer.backend import Batch
 from congling.infer.cpu.backend import CpuBackend
 from congling.infer.model import Model
 from congling.model.loss import IGNORE
+from one_sequence import forward
 
 CASES = [
     ("fp32", "fp32"), ("fp32", "bf16"), ("fp32", "int8"), ("bf16", "bf16"), ("bf16", "int8"), ("int8", "bf16"),
@@ -31,10 +31,7 @@ def nats(backend, ids, targets, piece, prompt):
     total = 0.0
     table = np.arange(len(ids) // 32 + 2, dtype=np.int32)[None]
     for start in range(0, len(ids), piece):
-        part = ids[start : start + piece].astype(np.int64)
-        starts, lengths = np.array([0, len(part)], np.int32), np.array([start], np.int32)
-        wanted = np.arange(len(part), dtype=np.int32)
-        logits = backend.forward(Batch(part, starts, lengths, table, wanted, np.array([prompt])))
+        logits = forward(backend, table, ids[start : start + piece], start, prompt, every=True)
         goals = torch.from_numpy(targets[start : start + piece])
         total += float(torch.nn.functional.cross_entropy(logits, goals, ignore_index=IGNORE, reduction="sum"))
     return total

@@ -1,6 +1,6 @@
 """The server under 32 streaming clients beside one, its times to the first token, and whether its memory stays flat.
 
-One client and many take turns, in three rounds: the machine's speed may change while this runs.
+One client and many take turns, in three rounds (a long run: in one): the machine's speed may change while this runs.
 
 Usage: python benchmarks/server.py [MODEL] [seconds=600] [clients=32] [max_tokens=128] [key=value of serve …]
 Without MODEL: the preset jerry-0.18b with random weights (folder /tmp/congling-benchmark).
@@ -13,15 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-from common import store
+from common import speed, store
 from server_process import holdings, random_model, serving
 
 LONG = 300  # seconds from which on the run is about memory
 CLIENT = Path(__file__).with_name("server_client.py")
-
-
-def speed(rounds):
-    return sum(r["tokens"] for r in rounds) / sum(r["seconds"] for r in rounds)
 
 
 def measure(port, clients, seconds, max_tokens, seed):

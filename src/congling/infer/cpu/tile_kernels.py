@@ -59,7 +59,7 @@ class _Tile:
 
     def __init__(self, builder: ir.IRBuilder, kind: int, rows: int, generic: bool) -> None:
         self.b, self.kind, self.rows, self.generic = builder, kind, rows, generic
-        self.next: tuple[Any, Any] | None = None  # where to fetch, and lines a turn
+        self.next: tuple[Any, Any] | None = None  # where to fetch, and cache lines a turn
         self.sums = [[self._new_sum(_VF) for _ in range(2)] for _ in range(rows)]
 
     def _new_sum(self, kind: ir.Type) -> Any:
@@ -67,15 +67,31 @@ class _Tile:
         self.b.store(ir.Constant(kind, None), place)
         return place
 
-    def plan_ahead(self, group: Any, lines: Any, turns: Any, address: Any) -> None:
-        """Group ``group`` of the rows, the first apart, is to fetch its part of what is at ``address``."""
-        b = self.b
-        earlier = b.sub(group, ir.Constant(_I64, 1))
+    def plan_ahead(self, group: Any, groups: Any, turns: Any, block: Any, ahead: Any) -> None:
+        """Group ``group`` of the rows is to fetch its part of what is ``ahead`` of the block.
+
+        All groups but the first fetch a whole block together; the first reads its own, when nobody fetched that before.
+        With one group, or with 0 ahead, nothing is fetched.
+        """
+        b, none = self.b, ir.Constant(_I64, 0)
+        one, some = ir.Constant(_I64, 1), BLOCK_BYTES[self.kind] // 64
+        earlier, others = b.sub(group, one), b.sub(groups, one)
+        useful = b.and_(b.icmp_signed(">", group, none), b.icmp_signed("!=", ahead, none))
+        others = b.select(useful, others, one)
+        lines = b.sdiv(b.add(others, ir.Constant(_I64, some - 1)), others)
         place = cgutils.alloca_once(b, _I64)
-        start = b.mul(b.mul(earlier, turns), b.mul(lines, ir.Constant(_I64, 64)))
-        b.store(b.add(address, start), place)
-        first = b.icmp_signed("<", earlier, ir.Constant(_I64, 0))
-        self.next = place, b.select(first, ir.Constant(_I64, 0), lines)
+        b.store(b.add(b.add(block, ahead), b.mul(b.mul(earlier, turns), b.mul(lines, ir.Constant(_I64, 64)))), place)
+        self.next = place, b.select(useful, lines, none)
+
+    def fetch_next(self) -> None:
+        """A turn's cache lines of what is planned."""
+        if self.next is None:
+            return
+        place, lines = self.next
+        with cgutils.for_range(self.b, lines):
+            at = self.b.load(place)
+            self.fetch_line(at)
+            self.b.store(self.b.add(at, ir.Constant(_I64, 64)), place)
 
     def load(self, address: Any, offset: int, kind: ir.Type, align: int = 1) -> Any:
         at = self.b.add(address, ir.Constant(_I64, offset)) if offset else address
@@ -221,14 +237,13 @@ def product(
         done = ir.Constant(_I64, 0)
         for together in TILES[kind_value]:
             times = builder.sdiv(builder.sub(rows, done), ir.Constant(_I64, together))
-            lines = _lines_a_turn(builder, kind_value, times, ahead)
             with cgutils.for_range(builder, times) as loop:
                 first = builder.add(done, builder.mul(loop.index, ir.Constant(_I64, together)))
                 block, table, page_stride, pages, turns, row, row_stride, info = given
                 row = builder.add(row, builder.mul(first, row_stride))
                 tile = _Tile(builder, kind_value, together, generic_value)
                 if together == TILES[kind_value][0]:  # nearly all rows
-                    tile.plan_ahead(loop.index, lines, turns, builder.add(block, ahead))
+                    tile.plan_ahead(loop.index, times, turns, block, ahead)
                 _sum(tile, block, table, page_stride, pages, turns, row, row_stride, info)
                 _finish(tile, builder.add(out, builder.mul(first, out_stride)), out_stride, bias, add)
             done = builder.add(done, builder.mul(times, ir.Constant(_I64, together)))
@@ -257,29 +272,7 @@ def _sum(
             scales = b.add(b.add(row, info), times(count, 8 * COLUMNS[t.kind] // GROUP))
             numbers = b.add(row, times(count, ROW_BYTES[t.kind]))
             t.turn(b.add(base, times(turn.index, BLOCK_BYTES[t.kind])), numbers, row_stride, scales)
-            if t.next is not None:
-                _fetch_lines(t, *t.next)
-
-
-def _lines_a_turn(b: ir.IRBuilder, kind: int, groups: Any, ahead: Any) -> Any:
-    """Cache lines that a turn asks for, so that all groups of rows but the first ask for a whole block together.
-
-    The first reads a block itself when nobody asked for it; with one group there is no time to fetch anything ahead.
-    """
-    one, some = ir.Constant(_I64, 1), BLOCK_BYTES[kind] // 64
-    others = b.sub(groups, one)
-    useful = b.and_(b.icmp_signed(">", others, ir.Constant(_I64, 0)), b.icmp_signed("!=", ahead, ir.Constant(_I64, 0)))
-    others = b.select(useful, others, one)
-    lines = b.sdiv(b.add(others, ir.Constant(_I64, some - 1)), others)
-    return b.select(useful, lines, ir.Constant(_I64, 0))
-
-
-def _fetch_lines(t: _Tile, place: Any, lines: Any) -> None:
-    b = t.b
-    with cgutils.for_range(b, lines):
-        at = b.load(place)
-        t.fetch_line(at)
-        b.store(b.add(at, ir.Constant(_I64, 64)), place)
+            t.fetch_next()
 
 
 def _fetch_piece(t: _Tile, base: Any, turns: Any) -> None:
